@@ -1,0 +1,256 @@
+//! The episode: one dialogue with the teacher's predictive distribution at every answer, as plain data.
+//!
+//! The file format is JSON Lines, format version 1 (one episode a line). Reading validates, so that
+//! everything downstream can rely on what [`Episode::validate`] promises.
+
+use std::io::{BufRead as _, Write};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// The version written and understood.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One dialogue between a (simulated) user and the assistant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Episode {
+    /// Always [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Unique within a file, such as `flights-000417-3`.
+    pub id: String,
+    /// The world's name, or anything for data of one's own.
+    #[serde(default)]
+    pub world: String,
+    /// Who the user is; episodes of one user stay in one split.
+    #[serde(default)]
+    pub user: String,
+    /// The dialogue.
+    pub messages: Vec<Message>,
+}
+
+/// One message of the dialogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// The text.
+    pub content: String,
+    /// On assistant messages that carry a supervised answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions before the dialogue.
+    System,
+    /// The user.
+    User,
+    /// The assistant: the model that is taught.
+    Assistant,
+}
+
+impl Role {
+    /// The name that chat templates use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// A supervised answer within an assistant message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// Byte offset in `content` where the option's label begins.
+    pub start: usize,
+    /// The labels.
+    pub options: Vec<String>,
+    /// The teacher's predictive distribution over the options.
+    pub probs: Vec<f64>,
+    /// Index of the option that stands in `content`.
+    pub said: usize,
+    /// Index of what the user really chose, where known.
+    pub truth: Option<usize>,
+    /// Weight in the loss.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: f64,
+    /// How many earlier answers bear on this one; all earlier answers of the episode where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observations: Option<usize>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(weight: &f64) -> bool {
+    *weight == 1.0
+}
+
+impl Episode {
+    /// Every answer with its observation count, in order.
+    pub fn answers(&self) -> impl Iterator<Item = (&Answer, usize)> {
+        let answers = self.messages.iter().filter_map(|m| m.answer.as_ref());
+        answers.enumerate().map(|(i, a)| (a, a.observations.unwrap_or(i)))
+    }
+
+    /// Checks all that the rest of the program relies on.
+    ///
+    /// # Errors
+    /// Names the message and what is wrong with it.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(
+            self.format_version == FORMAT_VERSION,
+            "format_version is {}, this program reads {FORMAT_VERSION}",
+            self.format_version
+        );
+        ensure!(!self.messages.is_empty(), "the dialogue is empty");
+        for (i, message) in self.messages.iter().enumerate() {
+            if let Some(answer) = &message.answer {
+                ensure!(
+                    message.role == Role::Assistant,
+                    "message {i} has an answer but is not the assistant's"
+                );
+                answer.validate(&message.content).with_context(|| format!("answer of message {i}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    fn validate(&self, content: &str) -> Result<()> {
+        let n = self.options.len();
+        ensure!(n >= 2, "an answer needs at least 2 options, this one has {n}");
+        ensure!(self.probs.len() == n, "{n} options but {} probs", self.probs.len());
+        ensure!(
+            self.probs.iter().all(|p| p.is_finite() && *p >= 0.0),
+            "probs {:?} must be finite and not negative",
+            self.probs
+        );
+        let sum: f64 = self.probs.iter().sum();
+        ensure!((sum - 1.0).abs() <= 1e-6, "probs sum to {sum}, not to 1");
+        ensure!(self.said < n, "said is {} but there are {n} options", self.said);
+        if let Some(truth) = self.truth {
+            ensure!(truth < n, "truth is {truth} but there are {n} options");
+        }
+        ensure!(
+            self.weight.is_finite() && self.weight >= 0.0,
+            "weight {} must be finite and not negative",
+            self.weight
+        );
+        for (i, option) in self.options.iter().enumerate() {
+            ensure!(!option.is_empty(), "option {i} is empty");
+            if let Some(j) = self.options[..i].iter().position(|o| o == option) {
+                bail!("options {j} and {i} are both {option:?}");
+            }
+        }
+        let label = &self.options[self.said];
+        ensure!(
+            content.get(self.start..).is_some_and(|rest| rest.starts_with(label.as_str())),
+            "the label {label:?} (said) is not at byte {} of {content:?}",
+            self.start
+        );
+        Ok(())
+    }
+}
+
+/// Reads and validates an episode file.
+///
+/// # Errors
+/// Names the file, the line and the problem.
+pub fn read(path: &Path) -> Result<Vec<Episode>> {
+    let mut episodes = Vec::new();
+    for_each_line(path, |line| {
+        let episode: Episode = serde_json::from_str(line)?;
+        episode.validate().with_context(|| format!("episode {:?}", episode.id))?;
+        episodes.push(episode);
+        Ok(())
+    })?;
+    ensure!(!episodes.is_empty(), "{}: no episodes in it", path.display());
+    Ok(episodes)
+}
+
+/// Calls `f` with every non-blank line of a file; an error of `f` gets file and line number.
+///
+/// # Errors
+/// If the file cannot be read, or `f` fails.
+pub fn for_each_line(path: &Path, mut f: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    for (i, line) in std::io::BufReader::new(file).lines().enumerate() {
+        let line = line.with_context(|| format!("cannot read {} at line {}", path.display(), i + 1))?;
+        if !line.trim().is_empty() {
+            f(&line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one episode as a line.
+///
+/// # Errors
+/// If writing fails.
+pub fn write_line(out: &mut impl Write, episode: &Episode) -> Result<()> {
+    serde_json::to_writer(&mut *out, episode)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn episode() -> Episode {
+        serde_json::from_str(
+            r#"{"format_version": 1, "id": "flights-000417-3", "world": "flights", "user": "417", "messages": [
+            {"role": "user", "content": "Help me"},
+            {"role": "assistant", "content": "The best option is Flight 3.", "answer":
+             {"start": 26, "options": ["1", "2", "3"], "probs": [0.11, 0.27, 0.62], "said": 2, "truth": 0}}]}"#,
+        )
+        .expect("the example of the format's documentation parses")
+    }
+
+    #[test]
+    fn round_trip() {
+        let mut line = Vec::new();
+        write_line(&mut line, &episode()).expect("a Vec can be written");
+        let read: Episode = serde_json::from_slice(&line).expect("what was written can be read");
+        assert_eq!(read, episode());
+        read.validate().expect("the example is valid");
+    }
+
+    #[test]
+    fn each_defect_is_named() {
+        let defect = |change: fn(&mut Episode), expected: &str| {
+            let mut e = episode();
+            change(&mut e);
+            let message = format!("{:#}", e.validate().expect_err("a defect must be found"));
+            assert!(message.contains(expected), "{message:?} does not say {expected:?}");
+        };
+        fn answer(e: &mut Episode) -> &mut Answer {
+            e.messages[1].answer.as_mut().expect("message 1 has an answer")
+        }
+        defect(|e| e.format_version = 2, "format_version");
+        defect(|e| e.messages.clear(), "empty");
+        defect(|e| e.messages[1].role = Role::User, "not the assistant's");
+        defect(|e| answer(e).probs[0] = 0.2, "sum to");
+        defect(|e| answer(e).probs[0] = f64::NAN, "finite");
+        defect(|e| answer(e).start = 25, "not at byte 25");
+        defect(|e| answer(e).start = 4000, "not at byte 4000");
+        defect(|e| answer(e).said = 3, "said is 3");
+        defect(|e| answer(e).truth = Some(9), "truth is 9");
+        defect(|e| answer(e).options[1] = "1".into(), "are both");
+        defect(|e| answer(e).options.truncate(1), "at least 2 options");
+        defect(|e| answer(e).weight = -1.0, "weight");
+    }
+}

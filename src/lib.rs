@@ -1,0 +1,2 @@
+//! x
+pub mod device; pub mod episode; pub mod error; pub mod files; pub mod hub; pub mod metrics; pub mod model; pub mod ops; pub mod rng; pub mod teacher; pub mod tokens; pub mod world;

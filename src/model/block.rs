@@ -1,0 +1,375 @@
+//! One decoder block, forward and backward.
+//!
+//! x ─ norm ─ q, k, v ─ (per-head norms) ─ rotate ─ attention ─ o ─ (norm) ─ + x = h
+//! h ─ norm ─ gate, up ─ activation ─ down ─ (norm) ─ + h
+
+use anyhow::Result;
+use candle_core::Tensor;
+
+use super::config::{LayerKind, ModelConfig};
+use super::decoder::Run;
+use super::gradients::Gradients;
+use super::loading::Weights;
+use super::lora;
+use crate::ops::{attention, glu, linear, rms_norm, rope, rows};
+
+/// A linear layer with its adapter.
+pub(super) struct Linear {
+    /// Path as transformers names it in memory.
+    pub path: String,
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub lora: Option<LoraWeights>,
+}
+
+/// An adapter in the dtype of computation.
+pub(super) struct LoraWeights {
+    pub a: Tensor,
+    pub b: Tensor,
+    pub scale: f64,
+}
+
+/// An RMSNorm.
+pub(super) struct Norm {
+    pub path: String,
+    pub weight: Tensor,
+}
+
+/// One block's weights.
+pub(super) struct Block {
+    input_norm: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    qk_norms: Option<(Norm, Norm)>,
+    attention_post_norm: Option<Norm>,
+    mlp_norm: Norm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    mlp_post_norm: Option<Norm>,
+    kind: LayerKind,
+}
+
+/// What the backward of a block reads.
+pub(super) struct Trace {
+    x: Tensor,
+    normed_x: Tensor,
+    /// q and k before their norms, where they have norms.
+    raw_qk: Option<(Tensor, Tensor)>,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention: Tensor,
+    saved: attention::Saved,
+    /// The attention branch before its post-norm, where it has one.
+    attention_branch: Option<Tensor>,
+    h: Tensor,
+    normed_h: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    /// The MLP branch before its post-norm, where it has one.
+    mlp_branch: Option<Tensor>,
+}
+
+impl Norm {
+    pub(super) fn forward(&self, x: &Tensor, config: &ModelConfig) -> Result<Tensor> {
+        rms_norm::forward(x, &self.weight, config.rms_norm_eps, config.gain)
+    }
+
+    pub(super) fn backward(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        config: &ModelConfig,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let base = grads.wants_base();
+        let (dx, dw) = rms_norm::backward(x, &self.weight, dy, config.rms_norm_eps, config.gain, base)?;
+        if let Some(dw) = dw {
+            grads.add(format!("{}.weight", self.path), dw)?;
+        }
+        Ok(dx)
+    }
+
+    /// Over each head of `x` (N, heads · D).
+    fn per_head(&self, x: &Tensor, config: &ModelConfig) -> Result<Tensor> {
+        let (n, width) = x.dims2()?;
+        let heads = x.reshape((n * width / config.head_dim, config.head_dim))?; // (N heads, D)
+        Ok(self.forward(&heads, config)?.reshape((n, width))?)
+    }
+
+    fn per_head_backward(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        config: &ModelConfig,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let (n, width) = x.dims2()?;
+        let shape = (n * width / config.head_dim, config.head_dim); // (N heads, D)
+        let dx = self.backward(&x.reshape(shape)?, &dy.reshape(shape)?, config, grads)?;
+        Ok(dx.reshape((n, width))?)
+    }
+}
+
+impl Linear {
+    fn mask(&self, x: &Tensor, run: &Run) -> Result<Option<Tensor>> {
+        let Some(dropout) = run.dropout.filter(|_| self.lora.is_some()) else { return Ok(None) };
+        let mask = dropout.mask(&self.path, run.boundaries, x.dim(1)?, x.dtype(), x.device())?;
+        Ok(Some(mask))
+    }
+
+    fn adapter<'a>(&'a self, mask: Option<&'a Tensor>) -> Option<linear::Lora<'a>> {
+        self.lora.as_ref().map(|l| linear::Lora { a: &l.a, b: &l.b, scale: l.scale, mask })
+    }
+
+    fn forward(&self, x: &Tensor, run: &Run) -> Result<Tensor> {
+        let mask = self.mask(x, run)?;
+        linear::forward(x, &self.weight, self.bias.as_ref(), self.adapter(mask.as_ref()))
+    }
+
+    /// Adds this layer's gradients to `grads`, and its input's gradient to `dx`.
+    fn backward(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Option<&mut Option<Tensor>>,
+        run: &Run,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let mask = self.mask(x, run)?;
+        if let Some(g) = linear::backward(x, &self.weight, self.adapter(mask.as_ref()), dy, dx)? {
+            grads.add(lora::a_name(&self.path), g.a)?;
+            grads.add(lora::b_name(&self.path), g.b)?;
+        }
+        if grads.wants_base() {
+            grads.add(format!("{}.weight", self.path), linear::weight_grad(x, dy)?)?;
+            if self.bias.is_some() {
+                grads.add(format!("{}.bias", self.path), linear::bias_grad(dy)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn some(gradient: Option<Tensor>) -> Result<Tensor> {
+    gradient.ok_or_else(|| anyhow::anyhow!("a linear gave no input gradient"))
+}
+
+impl Block {
+    pub(super) fn load(weights: &Weights, config: &ModelConfig, layer: usize) -> Result<Self> {
+        let root = lora::root(config);
+        let tensor = |name: &str, shape: &[usize]| weights.get(&format!("layers.{layer}.{name}"), shape);
+        let linear = |name: &str, bias: bool| -> Result<Linear> {
+            let (d_out, d_in) = lora::linear_shape(config, name);
+            let within = lora::within_block(name);
+            let bias = match bias {
+                true => Some(tensor(&format!("{within}.bias"), &[d_out])?),
+                false => None,
+            };
+            let weight = tensor(&format!("{within}.weight"), &[d_out, d_in])?;
+            Ok(Linear { path: lora::module_path(config, layer, name), weight, bias, lora: None })
+        };
+        let norm = |name: &str, size: usize| -> Result<Norm> {
+            let weight = tensor(&format!("{name}.weight"), &[size])?;
+            Ok(Norm { path: format!("{root}.layers.{layer}.{name}"), weight })
+        };
+        let (d, head_dim) = (config.hidden_size, config.head_dim);
+        let qk_norms = match config.qk_norm {
+            true => Some((norm("self_attn.q_norm", head_dim)?, norm("self_attn.k_norm", head_dim)?)),
+            false => None,
+        };
+        let (attention_post_norm, mlp_norm, mlp_post_norm) = match config.post_norms {
+            true => (
+                Some(norm("post_attention_layernorm", d)?),
+                norm("pre_feedforward_layernorm", d)?,
+                Some(norm("post_feedforward_layernorm", d)?),
+            ),
+            false => (None, norm("post_attention_layernorm", d)?, None),
+        };
+        Ok(Self {
+            input_norm: norm("input_layernorm", d)?,
+            q: linear("q_proj", config.qkv_bias)?,
+            k: linear("k_proj", config.qkv_bias)?,
+            v: linear("v_proj", config.qkv_bias)?,
+            o: linear("o_proj", config.o_bias)?,
+            qk_norms,
+            attention_post_norm,
+            mlp_norm,
+            gate: linear("gate_proj", config.mlp_bias)?,
+            up: linear("up_proj", config.mlp_bias)?,
+            down: linear("down_proj", config.mlp_bias)?,
+            mlp_post_norm,
+            kind: config.layers[layer],
+        })
+    }
+
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.o,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
+    }
+
+    pub(super) fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let qk = self.qk_norms.iter().flat_map(|(q, k)| [q, k]);
+        let post = self.attention_post_norm.iter().chain(&self.mlp_post_norm);
+        [&self.input_norm, &self.mlp_norm].into_iter().chain(qk).chain(post)
+    }
+
+    pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        let qk = self.qk_norms.iter_mut().flat_map(|(q, k)| [q, k]);
+        let post = self.attention_post_norm.iter_mut().chain(&mut self.mlp_post_norm);
+        [&mut self.input_norm, &mut self.mlp_norm].into_iter().chain(qk).chain(post)
+    }
+
+    fn attention_spec(&self, config: &ModelConfig) -> attention::Spec {
+        attention::Spec {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            scale: config.attention_scale,
+            softcap: config.attention_softcap,
+            window: self.kind.window,
+        }
+    }
+
+    /// The block's output (N, hidden), and what its backward reads.
+    pub(super) fn forward(&self, x: &Tensor, run: &Run, config: &ModelConfig) -> Result<(Tensor, Trace)> {
+        let angles = &run.angles[self.kind.rope];
+        let normed_x = self.input_norm.forward(x, config)?;
+        let (mut q, mut k) = (self.q.forward(&normed_x, run)?, self.k.forward(&normed_x, run)?);
+        let v = self.v.forward(&normed_x, run)?;
+        let mut raw_qk = None;
+        if let Some((q_norm, k_norm)) = &self.qk_norms {
+            let normed = (q_norm.per_head(&q, config)?, k_norm.per_head(&k, config)?);
+            raw_qk = Some((q, k));
+            (q, k) = normed;
+        }
+        let (q, k) = (rope::forward(&q, angles)?, rope::forward(&k, angles)?);
+        let spec = self.attention_spec(config);
+        let (attention, saved) = attention::forward(&q, &k, &v, run.boundaries, &spec)?;
+        let branch = self.o.forward(&attention, run)?;
+        let (branch, attention_branch) = match &self.attention_post_norm {
+            Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
+            None => (branch, None),
+        };
+        let h = rows::add(x, &branch)?;
+
+        let normed_h = self.mlp_norm.forward(&h, config)?;
+        let (gate, up) = (self.gate.forward(&normed_h, run)?, self.up.forward(&normed_h, run)?);
+        let branch = self.down.forward(&glu::forward(&gate, &up, config.activation)?, run)?;
+        let (branch, mlp_branch) = match &self.mlp_post_norm {
+            Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
+            None => (branch, None),
+        };
+        let y = rows::add(&h, &branch)?;
+        let x = x.clone();
+        let trace = Trace {
+            x,
+            normed_x,
+            raw_qk,
+            q,
+            k,
+            v,
+            attention,
+            saved,
+            attention_branch,
+            h,
+            normed_h,
+            gate,
+            up,
+            mlp_branch,
+        };
+        Ok((y, trace))
+    }
+
+    /// Adds the block's gradients to `grads`; returns the input's gradient if `want_dx`.
+    pub(super) fn backward(
+        &self,
+        trace: &Trace,
+        dy: &Tensor,
+        want_dx: bool,
+        run: &Run,
+        config: &ModelConfig,
+        grads: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let dh = self.mlp_backward(trace, dy, run, config, grads)?;
+        self.attention_backward(trace, &dh, want_dx, run, config, grads)
+    }
+
+    fn mlp_backward(
+        &self,
+        trace: &Trace,
+        dy: &Tensor,
+        run: &Run,
+        config: &ModelConfig,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let branch_grad = match (&self.mlp_post_norm, &trace.mlp_branch) {
+            (Some(norm), Some(branch)) => norm.backward(branch, dy, config, grads)?,
+            _ => dy.clone(),
+        };
+        let activated = glu::forward(&trace.gate, &trace.up, config.activation)?;
+        let mut activated_grad = None;
+        self.down.backward(&activated, &branch_grad, Some(&mut activated_grad), run, grads)?;
+        let (gate_grad, up_grad) =
+            glu::backward(&trace.gate, &trace.up, &some(activated_grad)?, config.activation)?;
+        let mut normed_grad = None;
+        self.gate.backward(&trace.normed_h, &gate_grad, Some(&mut normed_grad), run, grads)?;
+        self.up.backward(&trace.normed_h, &up_grad, Some(&mut normed_grad), run, grads)?;
+        rows::add(dy, &self.mlp_norm.backward(&trace.h, &some(normed_grad)?, config, grads)?)
+    }
+
+    fn attention_backward(
+        &self,
+        trace: &Trace,
+        dh: &Tensor,
+        want_dx: bool,
+        run: &Run,
+        config: &ModelConfig,
+        grads: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let branch_grad = match (&self.attention_post_norm, &trace.attention_branch) {
+            (Some(norm), Some(branch)) => norm.backward(branch, dh, config, grads)?,
+            _ => dh.clone(),
+        };
+        let mut attention_grad = None;
+        self.o.backward(&trace.attention, &branch_grad, Some(&mut attention_grad), run, grads)?;
+        let (dq, dk, dv) = attention::backward(
+            (&trace.q, &trace.k, &trace.v),
+            &trace.attention,
+            &trace.saved,
+            &some(attention_grad)?,
+            run.boundaries,
+            &self.attention_spec(config),
+        )?;
+        let angles = &run.angles[self.kind.rope];
+        let (mut dq, mut dk) = (rope::backward(&dq, angles)?, rope::backward(&dk, angles)?);
+        if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.qk_norms, &trace.raw_qk) {
+            dq = q_norm.per_head_backward(q, &dq, config, grads)?;
+            dk = k_norm.per_head_backward(k, &dk, config, grads)?;
+        }
+        let mut normed_grad = None;
+        for (linear, dy) in [(&self.q, &dq), (&self.k, &dk), (&self.v, &dv)] {
+            let dx = want_dx.then_some(&mut normed_grad);
+            linear.backward(&trace.normed_x, dy, dx, run, grads)?;
+        }
+        if !want_dx {
+            return Ok(None);
+        }
+        let dx = self.input_norm.backward(&trace.x, &some(normed_grad)?, config, grads)?;
+        Ok(Some(rows::add(dh, &dx)?))
+    }
+}

@@ -1,0 +1,138 @@
+//! Weights from safetensors files: single or sharded, f32, f16 or bf16, read through a memory map, one
+//! tensor at a time, so that no second copy of the model ever exists.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use super::config::ModelConfig;
+
+/// The open weight files of a model.
+pub struct Weights {
+    files: MmapedSafetensors,
+    names: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
+    /// What stands before `layers.0…` on disk.
+    prefix: String,
+    dtype: DType,
+    device: Device,
+    dir: PathBuf,
+}
+
+/// The weight files of a snapshot folder.
+///
+/// # Errors
+/// If there are none, or the index is damaged.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join("model.safetensors");
+    let index = dir.join("model.safetensors.index.json");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    if !index.is_file() {
+        bail!("{}: neither model.safetensors nor model.safetensors.index.json is there", dir.display());
+    }
+    let at = || index.display().to_string();
+    let json: Value =
+        serde_json::from_str(&std::fs::read_to_string(&index).with_context(at)?).with_context(at)?;
+    let map = json.get("weight_map").and_then(Value::as_object);
+    let map = map.with_context(|| format!("{}: weight_map is missing", index.display()))?;
+    let mut files = Vec::new();
+    for name in map.values() {
+        let name = name.as_str().with_context(|| format!("{}: {name} is not a file name", index.display()))?;
+        ensure!(
+            Path::new(name).components().count() == 1 && !name.starts_with('.'),
+            "{}: {name:?} is not a plain file name",
+            index.display()
+        );
+        files.push(dir.join(name));
+    }
+    files.sort();
+    files.dedup();
+    for file in &files {
+        ensure!(file.is_file(), "{}: the index names this shard, but it is not there", file.display());
+    }
+    Ok(files)
+}
+
+impl Weights {
+    /// Opens the weights of the snapshot in `dir`, to be converted to `dtype` on `device`.
+    ///
+    /// # Errors
+    /// If files are missing, damaged, or do not hold this model.
+    pub fn open(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
+        let paths = weight_files(dir)?;
+        let mut names = BTreeMap::new();
+        for path in &paths {
+            read_header(path, &mut names).with_context(|| format!("{} is damaged", path.display()))?;
+        }
+        #[expect(unsafe_code, reason = "a memory map; the files are not written to while they are open")]
+        let files = unsafe { MmapedSafetensors::multi(&paths) }
+            .with_context(|| format!("cannot open the weights in {}", dir.display()))?;
+        let prefixes: &[&str] = if config.multimodal {
+            &["language_model.model.", "model.language_model.", "language_model."]
+        } else {
+            &["model."]
+        };
+        let embedding = |p: &&&str| names.contains_key(&format!("{p}embed_tokens.weight"));
+        let Some(prefix) = prefixes.iter().find(embedding) else {
+            bail!(
+                "{}: the weights have no tensor {}embed_tokens.weight; are they another model's, or quantised?",
+                dir.display(),
+                prefixes[0]
+            );
+        };
+        let prefix = (*prefix).to_string();
+        Ok(Self { files, names, prefix, dtype, device: device.clone(), dir: dir.to_path_buf() })
+    }
+
+    /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
+    ///
+    /// # Errors
+    /// If it is missing, or has another shape or a dtype that is not a float.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.get_full(&format!("{}{name}", self.prefix), shape)
+    }
+
+    /// The output head (vocabulary, hidden) of a model that does not tie it.
+    ///
+    /// # Errors
+    /// If it is missing or has another shape.
+    pub fn head(&self, shape: &[usize]) -> Result<Tensor> {
+        let name = if self.names.contains_key("lm_head.weight") {
+            "lm_head.weight"
+        } else {
+            "language_model.lm_head.weight"
+        };
+        self.get_full(name, shape)
+    }
+
+    fn get_full(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let dir = self.dir.display();
+        let Some((found, dtype)) = self.names.get(name) else {
+            bail!("{dir}: the weights have no tensor {name}");
+        };
+        ensure!(found == shape, "{dir}: {name} has shape {found:?}, but config.json implies {shape:?}");
+        use safetensors::Dtype::{BF16, F16, F32, F64};
+        ensure!(
+            matches!(dtype, BF16 | F16 | F32 | F64),
+            "{dir}: {name} is stored as {dtype:?}; only f32, f16 and bf16 weights are supported"
+        );
+        let tensor = self.files.load(name, &Device::Cpu).with_context(|| format!("cannot read {name}"))?;
+        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
+    }
+}
+
+fn read_header(path: &Path, names: &mut BTreeMap<String, (Vec<usize>, safetensors::Dtype)>) -> Result<()> {
+    let file = std::fs::File::open(path)?;
+    #[expect(unsafe_code, reason = "a memory map; the file is not written to while it is open")]
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    let tensors = safetensors::SafeTensors::deserialize(&map)?;
+    for (name, view) in tensors.iter() {
+        names.insert(name.to_string(), (view.shape().to_vec(), view.dtype()));
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! The models: config, weights, decoder and adapters. Names are the hub's, end to end.
+//!
+//! This folder knows `ops` and `device` only: neither tokenizers nor episodes nor training.
+
+mod block;
+pub mod config;
+pub mod decoder;
+pub mod gradients;
+pub mod loading;
+pub mod lora;
+pub mod peft;
+pub mod tensors;

@@ -1,0 +1,197 @@
+//! Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! What is written is a small set of keys that old versions of PEFT and vLLM's loader take. What is read may
+//! come from elsewhere: anything that would change the computation and is not implemented is an error.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::config::ModelConfig;
+use super::lora::{self, Adapter, AdapterModule, LoraConfig};
+use super::tensors;
+use crate::files;
+
+/// The file of settings.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// The file of tensors.
+pub const TENSORS_FILE: &str = "adapter_model.safetensors";
+/// What PEFT puts before a module's path.
+const PREFIX: &str = "base_model.model.";
+
+/// The keys of `adapter_config.json` that this program writes, and reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeftConfig {
+    /// `LORA`
+    pub peft_type: String,
+    /// Where the base model was found.
+    #[serde(default)]
+    pub base_model_name_or_path: Option<String>,
+    /// The base's commit.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// Rank.
+    pub r: usize,
+    /// alpha
+    pub lora_alpha: f64,
+    /// Dropout while training.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// Scale by alpha / √r.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// Ranks of modules that differ.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// alphas of modules that differ.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Names or paths of the adapted modules.
+    #[serde(default)]
+    pub target_modules: Value,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl PeftConfig {
+    /// The settings of an adapter trained here.
+    pub fn new(lora: &LoraConfig, model: &ModelConfig, base: &str, revision: Option<&str>) -> Self {
+        let names = lora.targets();
+        // In the multimodal layout short names would hit the vision tower too.
+        let mut targets: Vec<String> = if model.multimodal {
+            let layers = 0..model.num_layers();
+            layers.flat_map(|i| names.iter().map(move |n| lora::module_path(model, i, n))).collect()
+        } else {
+            names.iter().map(ToString::to_string).collect()
+        };
+        targets.sort();
+        let other = json!({
+            "auto_mapping": null, "bias": "none", "fan_in_fan_out": false, "inference_mode": true,
+            "init_lora_weights": true, "layers_pattern": null, "layers_to_transform": null,
+            "modules_to_save": null, "task_type": "CAUSAL_LM", "use_dora": false,
+        });
+        Self {
+            peft_type: "LORA".into(),
+            base_model_name_or_path: Some(base.into()),
+            revision: revision.map(Into::into),
+            r: lora.r,
+            lora_alpha: lora.alpha,
+            lora_dropout: lora.dropout,
+            use_rslora: lora.use_rslora,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            target_modules: json!(targets),
+            other: match other {
+                Value::Object(map) => map,
+                _ => Map::new(),
+            },
+        }
+    }
+
+    /// Refuses what this program does not compute.
+    fn check(&self) -> Result<()> {
+        ensure!(self.peft_type == "LORA", "peft_type is {:?}; only LORA adapters are supported", self.peft_type);
+        let off = |v: &Value| match v {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(a) => a.is_empty(),
+            Value::Object(o) => o.is_empty(),
+            Value::String(s) => s == "none",
+            _ => false,
+        };
+        for key in [
+            "use_dora", "bias", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication",
+            "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "target_parameters", "use_bdlora",
+        ] {
+            if let Some(value) = self.other.get(key).filter(|v| !off(v)) {
+                bail!("{key} = {value} is not supported");
+            }
+        }
+        Ok(())
+    }
+
+    fn scale(&self, path: &str, r: usize) -> Result<f64> {
+        let mut alpha = self.lora_alpha;
+        for (pattern, &value) in &self.alpha_pattern {
+            let literal = pattern.trim_start_matches('^');
+            ensure!(
+                literal.chars().all(|c| c.is_alphanumeric() || "._".contains(c)),
+                "alpha_pattern has the regular expression {pattern:?}, which is not supported"
+            );
+            if path == literal || path.ends_with(&format!(".{literal}")) {
+                alpha = value;
+            }
+        }
+        Ok(alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 })
+    }
+}
+
+/// Writes an adapter's two files into `dir`.
+///
+/// # Errors
+/// If the disk fails.
+pub fn write(dir: &Path, config: &PeftConfig, adapter: &Adapter) -> Result<()> {
+    let named = adapter.tensors().into_iter().map(|(name, t)| Ok((format!("{PREFIX}{name}"), t.contiguous()?)));
+    tensors::write(&dir.join(TENSORS_FILE), &named.collect::<Result<_>>()?)?;
+    files::write_json(&dir.join(CONFIG_FILE), config)
+}
+
+/// Reads an adapter for `model` from `dir`; its tensors become f32 on the CPU.
+///
+/// # Errors
+/// If files are missing or damaged, a tensor's name, pairing or shape does not fit the model, or the adapter
+/// does something that this program does not compute.
+pub fn read(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Adapter)> {
+    let path = dir.join(CONFIG_FILE);
+    let config: PeftConfig = files::read_json(&path)?;
+    config.check().with_context(|| path.display().to_string())?;
+    let path = dir.join(TENSORS_FILE);
+    let adapter = assemble(&config, tensors::read(&path)?, model).with_context(|| path.display().to_string())?;
+    Ok((config, adapter))
+}
+
+fn assemble(config: &PeftConfig, tensors: BTreeMap<String, Tensor>, model: &ModelConfig) -> Result<Adapter> {
+    let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let Some(path) = name.strip_prefix(PREFIX) else {
+            bail!("{name} does not begin with {PREFIX}");
+        };
+        // Older PEFT wrote the on-disk path of the multimodal layout.
+        let path = match path.strip_prefix("language_model.model.") {
+            Some(rest) if model.multimodal => format!("{}.{rest}", lora::root(model)),
+            _ => path.to_string(),
+        };
+        let tensor = tensor.to_dtype(DType::F32)?;
+        if let Some(module) = path.strip_suffix(".lora_A.weight") {
+            halves.entry(module.to_string()).or_default().0 = Some(tensor);
+        } else if let Some(module) = path.strip_suffix(".lora_B.weight") {
+            halves.entry(module.to_string()).or_default().1 = Some(tensor);
+        } else {
+            bail!("{name} is not a lora_A.weight or lora_B.weight of a linear layer");
+        }
+    }
+    ensure!(!halves.is_empty(), "there are no adapter tensors in it");
+    let mut modules = BTreeMap::new();
+    for (path, pair) in halves {
+        let (Some(a), Some(b)) = pair else { bail!("{path} has only one of lora_A and lora_B") };
+        let linear = path.rsplit('.').next().unwrap_or_default();
+        let known = (0..model.num_layers())
+            .any(|i| lora::LINEARS.contains(&linear) && lora::module_path(model, i, linear) == path);
+        ensure!(known, "{path} is not a linear of this model's blocks");
+        let (d_out, d_in) = lora::linear_shape(model, linear);
+        let r = a.dim(0)?;
+        ensure!(
+            a.dims() == [r, d_in] && b.dims() == [d_out, r] && r > 0,
+            "{path}: A {:?} and B {:?} do not fit a linear from {d_in} to {d_out}",
+            a.dims(),
+            b.dims()
+        );
+        let scale = config.scale(&path, r)?;
+        modules.insert(path, AdapterModule { a, b, scale });
+    }
+    Ok(Adapter { modules, dropout: config.lora_dropout })
+}

@@ -1,0 +1,403 @@
+//! Causal attention within sequence boundaries, with grouped heads, sliding window and soft cap.
+//!
+//! Everything else works on a flat run of tokens; only attention knows where sequences begin. Scores are
+//! computed for a tile of queries at a time, and the backward computes them again from the kept log-sum-exp,
+//! so no score matrix is ever kept.
+
+use anyhow::{Result, ensure};
+use candle_core::{D, DType, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{self, Mat, Real, Shared, Threads};
+use super::{dispatch, vjp};
+
+/// The shape and the rules of one attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Size of each head.
+    pub head_dim: usize,
+    /// Factor on q · k.
+    pub scale: f64,
+    /// scores become cap · tanh(scores / cap).
+    pub softcap: Option<f64>,
+    /// Each query sees this many keys, itself included.
+    pub window: Option<usize>,
+}
+
+/// What the backward needs of the forward besides its input and output.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Log-sum-exp of every query's scores, (N, heads); only the fast form keeps it.
+    log_sum_exp: Option<Tensor>,
+}
+
+/// Attention of `q` (N, heads · D) over `k`, `v` (N, kv_heads · D) within `boundaries` (S + 1), as (N, heads · D).
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    boundaries: &[u32],
+    spec: &Spec,
+) -> Result<(Tensor, Saved)> {
+    check(q, k, v, boundaries, spec)?;
+    dispatch!(
+        q,
+        forward_cpu(q, k, v, boundaries, spec),
+        Ok((composed(q, k, v, boundaries, spec)?, Saved { log_sum_exp: None }))
+    )
+}
+
+/// Gradients for q, k and v, given the forward's `output` and `dy` (N, heads · D).
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn backward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    output: &Tensor,
+    saved: &Saved,
+    dy: &Tensor,
+    boundaries: &[u32],
+    spec: &Spec,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    check(q, k, v, boundaries, spec)?;
+    match &saved.log_sum_exp {
+        Some(lse) => {
+            dispatch!(q, backward_cpu((q, k, v), output, lse, dy, boundaries, spec), unreachable_form())
+        }
+        None => {
+            let grads = vjp(&[q, k, v], dy, |t| composed(&t[0], &t[1], &t[2], boundaries, spec))?;
+            let [dq, dk, dv]: [Tensor; 3] =
+                grads.try_into().map_err(|_| anyhow::anyhow!("attention has three inputs"))?;
+            Ok((dq, dk, dv))
+        }
+    }
+}
+
+fn unreachable_form() -> Result<(Tensor, Tensor, Tensor)> {
+    anyhow::bail!("attention kept the fast form's state for a tensor without a fast form")
+}
+
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) -> Result<()> {
+    let n = q.dim(0)?;
+    let kv = (n, spec.kv_heads * spec.head_dim);
+    ensure!(
+        q.dims2()? == (n, spec.heads * spec.head_dim) && k.dims2()? == kv && v.dims2()? == kv,
+        "attention got q {:?}, k {:?}, v {:?} for {spec:?}",
+        q.shape(),
+        k.shape(),
+        v.shape()
+    );
+    ensure!(
+        boundaries.first() == Some(&0)
+            && boundaries.last() == Some(&(n as u32))
+            && boundaries.windows(2).all(|b| b[0] <= b[1]),
+        "sequence boundaries {boundaries:?} do not cover {n} tokens in order"
+    );
+    ensure!(spec.kv_heads > 0 && spec.heads.is_multiple_of(spec.kv_heads), "heads do not group: {spec:?}");
+    Ok(())
+}
+
+/// The reference, made of differentiable candle operations: pads to the longest sequence and masks.
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) -> Result<Tensor> {
+    let (device, dtype) = (q.device(), q.dtype());
+    let (n, sequences) = (q.dim(0)?, boundaries.len() - 1);
+    let longest = boundaries.windows(2).map(|b| b[1] - b[0]).max().unwrap_or(0);
+    let t = longest as usize;
+    // Row of the flat run for each padded place; padding repeats row 0, which no real query sees.
+    let mut padded = vec![0u32; sequences * t];
+    let mut flat = vec![0u32; n];
+    for (s, b) in boundaries.windows(2).enumerate() {
+        for (i, row) in (b[0]..b[1]).enumerate() {
+            padded[s * t + i] = row;
+            flat[row as usize] = (s * t + i) as u32;
+        }
+    }
+    let padded = Tensor::from_vec(padded, sequences * t, device)?;
+    let flat = Tensor::from_vec(flat, n, device)?;
+    let split = |x: &Tensor, heads: usize| -> Result<Tensor> {
+        let x = x.index_select(&padded, 0)?; // (S T, heads D)
+        let x = x.reshape((sequences, t, heads, spec.head_dim))?;
+        Ok(x.transpose(1, 2)?.contiguous()?) // (S, heads, T, D)
+    };
+    let group = spec.heads / spec.kv_heads;
+    let repeat = |x: Tensor| -> Result<Tensor> {
+        if group == 1 {
+            return Ok(x);
+        }
+        // Not by expand, whose backward is unsafe on Metal.
+        let x = x.unsqueeze(2)?; // (S, kv_heads, 1, T, D)
+        let x = Tensor::cat(&vec![x; group], 2)?;
+        Ok(x.reshape((sequences, spec.heads, t, spec.head_dim))?)
+    };
+    let (q, k, v) = (
+        split(q, spec.heads)?,
+        repeat(split(k, spec.kv_heads)?)?,
+        repeat(split(v, spec.kv_heads)?)?,
+    );
+    let mut scores = (q.matmul(&k.t()?)? * spec.scale)?; // (S, heads, T, T)
+    if let Some(cap) = spec.softcap {
+        scores = ((scores / cap)?.tanh()? * cap)?;
+    }
+    let window = spec.window.unwrap_or(usize::MAX);
+    let blocked = |i: usize, j: usize| j > i || i - j >= window;
+    let mask = (0..t * t).map(|ij| if blocked(ij / t, ij % t) { f32::NEG_INFINITY } else { 0.0 });
+    let mask = Tensor::from_vec(mask.collect::<Vec<f32>>(), (t, t), device)?;
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let scores = scores.to_dtype(wide)?.broadcast_add(&mask.to_dtype(wide)?)?;
+    let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let probs = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)?;
+    let out = probs.matmul(&v)?.transpose(1, 2)?.contiguous()?; // (S, T, heads, D)
+    let out = out.reshape((sequences * t, spec.heads * spec.head_dim))?;
+    Ok(out.index_select(&flat, 0)?)
+}
+
+/// Queries in one tile.
+const TILE: usize = 64;
+
+/// One tile of queries and the keys that any of them sees, as rows of the sequence.
+struct Tile {
+    queries: std::ops::Range<usize>,
+    keys: std::ops::Range<usize>,
+}
+
+fn tiles(length: usize, window: Option<usize>) -> impl Iterator<Item = Tile> {
+    (0..length).step_by(TILE).map(move |first| {
+        let last = (first + TILE).min(length);
+        let from = window.map_or(0, |w| (first + 1).saturating_sub(w));
+        Tile { queries: first..last, keys: from..last }
+    })
+}
+
+impl Tile {
+    /// Keys that the query at `row` of this tile sees, as columns of the tile.
+    fn visible(&self, row: usize, window: Option<usize>) -> std::ops::Range<usize> {
+        let query = self.queries.start + row;
+        let from = window.map_or(0, |w| (query + 1).saturating_sub(w)).max(self.keys.start);
+        from - self.keys.start..query + 1 - self.keys.start
+    }
+}
+
+/// One sequence and one key-value head: what a parallel task works on.
+fn tasks(boundaries: &[u32], kv_heads: usize) -> Vec<(std::ops::Range<usize>, usize)> {
+    let sequences = boundaries.windows(2).map(|b| b[0] as usize..b[1] as usize);
+    sequences.flat_map(|rows| (0..kv_heads).map(move |head| (rows.clone(), head))).collect()
+}
+
+/// A head's columns of the given rows of a (N, heads · D) array.
+fn head<T>(data: &[T], rows: std::ops::Range<usize>, head: usize, head_dim: usize, width: usize) -> Mat<'_, T> {
+    if rows.is_empty() {
+        return Mat::strided(data, 0, head_dim, width);
+    }
+    Mat::strided(&data[rows.start * width + head * head_dim..], rows.len(), head_dim, width)
+}
+
+/// scale · q kᵀ with soft cap, for the visible keys; the rest of `scores` is left as it is.
+fn capped_scores<T: Real>(scores: &mut [T], q: Mat<T>, k: Mat<T>, spec: &Spec) {
+    cpu::matmul(scores, k.rows, q, k.t(), T::from_f64(spec.scale), false, Threads::One);
+    if let Some(cap) = spec.softcap {
+        let (cap, inverse) = (T::from_f64(cap), T::from_f64(1.0 / cap));
+        cpu::vectorised(
+            #[inline(always)]
+            || {
+                for s in scores.iter_mut() {
+                    *s = cap * (*s * inverse).tanh();
+                }
+            },
+        );
+    }
+}
+
+fn forward_cpu<T: Real>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    boundaries: &[u32],
+    spec: &Spec,
+) -> Result<(Tensor, Saved)> {
+    let n = q.dim(0)?;
+    let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let (qs, ks, vs) = (cpu::view::<T>(q)?, cpu::view::<T>(k)?, cpu::view::<T>(v)?);
+    let (qs, ks, vs) = (&*qs, &*ks, &*vs);
+    let mut out = vec![T::zero(); n * width];
+    let mut lse = vec![T::zero(); n * spec.heads];
+    let (out_shared, lse_shared) = (Shared::new(&mut out), Shared::new(&mut lse));
+    let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+    tasks(boundaries, spec.kv_heads).into_par_iter().for_each(|(rows, kv_head)| {
+        let mut scores = vec![T::zero(); TILE * rows.len()];
+        let mut tile_out = vec![T::zero(); TILE * d];
+        for tile in tiles(rows.len(), spec.window) {
+            let (queries, keys) = (shift(&tile.queries, rows.start), shift(&tile.keys, rows.start));
+            let key = head(ks, keys.clone(), kv_head, d, kv_width);
+            let value = head(vs, keys.clone(), kv_head, d, kv_width);
+            let scores = &mut scores[..queries.len() * keys.len()];
+            for query_head in kv_head * group..(kv_head + 1) * group {
+                capped_scores(scores, head(qs, queries.clone(), query_head, d, width), key, spec);
+                let mut sums = [(T::zero(), T::zero()); TILE];
+                for (row, scores) in scores.chunks_exact_mut(keys.len()).enumerate() {
+                    sums[row] = exponentiate(scores, tile.visible(row, spec.window));
+                }
+                cpu::matmul(
+                    &mut tile_out,
+                    d,
+                    Mat::new(scores, queries.len(), keys.len()),
+                    value,
+                    T::one(),
+                    false,
+                    Threads::One,
+                );
+                for (row, query) in queries.clone().enumerate() {
+                    let (max, sum) = sums[row];
+                    let inverse = T::one() / sum;
+                    let values = &mut tile_out[row * d..(row + 1) * d];
+                    values.iter_mut().for_each(|x| *x *= inverse);
+                    #[expect(unsafe_code, reason = "this task alone has this row of this head")]
+                    unsafe {
+                        out_shared.write(query * width + query_head * d, values);
+                        lse_shared.write(query * spec.heads + query_head, &[max + sum.ln()]);
+                    }
+                }
+            }
+        }
+    });
+    let lse = cpu::tensor(lse, (n, spec.heads))?;
+    Ok((cpu::tensor(out, (n, width))?, Saved { log_sum_exp: Some(lse) }))
+}
+
+fn shift(range: &std::ops::Range<usize>, by: usize) -> std::ops::Range<usize> {
+    range.start + by..range.end + by
+}
+
+/// Replaces a row of scores by exp(score - max) where visible and 0 elsewhere; returns (max, sum).
+fn exponentiate<T: Real>(scores: &mut [T], visible: std::ops::Range<usize>) -> (T, T) {
+    cpu::vectorised(
+        #[inline(always)]
+        || {
+            scores[..visible.start].fill(T::zero());
+            scores[visible.end..].fill(T::zero());
+            let scores = &mut scores[visible];
+            let max = cpu::maximum(scores);
+            for s in scores.iter_mut() {
+                *s = (*s - max).exp();
+            }
+            (max, cpu::sum(scores.len(), |i| scores[i]))
+        },
+    )
+}
+
+// With P = softmax(S):  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = P (dP - rowsum(dO · O)),  dQ = scale dS K,
+// dK = scale dSᵀ Q; through the soft cap S = c tanh(z / c): dz = dS (1 - (S / c)²).
+fn backward_cpu<T: Real>(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    output: &Tensor,
+    lse: &Tensor,
+    dy: &Tensor,
+    boundaries: &[u32],
+    spec: &Spec,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let n = q.dim(0)?;
+    let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let (qs, ks, vs) = (cpu::view::<T>(q)?, cpu::view::<T>(k)?, cpu::view::<T>(v)?);
+    let (qs, ks, vs) = (&*qs, &*ks, &*vs);
+    let (outs, lses, dys) = (cpu::view::<T>(output)?, cpu::view::<T>(lse)?, cpu::view::<T>(dy)?);
+    let (outs, lses, dys) = (&*outs, &*lses, &*dys);
+    let (mut dq, mut dk, mut dv) =
+        (vec![T::zero(); n * width], vec![T::zero(); n * kv_width], vec![T::zero(); n * kv_width]);
+    let (dq_shared, dk_shared, dv_shared) =
+        (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
+    let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+    let scale = T::from_f64(spec.scale);
+    tasks(boundaries, spec.kv_heads).into_par_iter().for_each(|(rows, kv_head)| {
+        let mut probs_buffer = vec![T::zero(); TILE * rows.len()];
+        let mut grads_buffer = vec![T::zero(); TILE * rows.len()];
+        let mut tile_dq = vec![T::zero(); TILE * d];
+        let (mut head_dk, mut head_dv) = (vec![T::zero(); rows.len() * d], vec![T::zero(); rows.len() * d]);
+        for tile in tiles(rows.len(), spec.window) {
+            let (queries, keys) = (shift(&tile.queries, rows.start), shift(&tile.keys, rows.start));
+            let (m, count) = (queries.len(), keys.len());
+            let key = head(ks, keys.clone(), kv_head, d, kv_width);
+            let value = head(vs, keys.clone(), kv_head, d, kv_width);
+            let probs = &mut probs_buffer[..m * count];
+            let grads = &mut grads_buffer[..m * count];
+            for query_head in kv_head * group..(kv_head + 1) * group {
+                let query = head(qs, queries.clone(), query_head, d, width);
+                let dout = head(dys, queries.clone(), query_head, d, width);
+                capped_scores(probs, query, key, spec);
+                cpu::matmul(grads, count, dout, value.t(), T::one(), false, Threads::One);
+                for row in 0..m {
+                    let at = (queries.start + row) * width + query_head * d;
+                    let (o, g) = (&outs[at..at + d], &dys[at..at + d]);
+                    score_grads(
+                        &mut probs[row * count..(row + 1) * count],
+                        &mut grads[row * count..(row + 1) * count],
+                        tile.visible(row, spec.window),
+                        lses[(queries.start + row) * spec.heads + query_head],
+                        (o, g),
+                        spec.softcap,
+                    );
+                }
+                let (p, g) = (Mat::new(probs, m, count), Mat::new(grads, m, count));
+                cpu::matmul(&mut tile_dq, d, g, key, scale, false, Threads::One);
+                let at = tile.keys.start * d;
+                cpu::matmul(&mut head_dk[at..], d, g.t(), query, scale, true, Threads::One);
+                cpu::matmul(&mut head_dv[at..], d, p.t(), dout, T::one(), true, Threads::One);
+                for (row, query) in queries.clone().enumerate() {
+                    #[expect(unsafe_code, reason = "this task alone has this row of this head")]
+                    unsafe {
+                        dq_shared.write(query * width + query_head * d, &tile_dq[row * d..(row + 1) * d]);
+                    }
+                }
+            }
+        }
+        for (row, at) in rows.clone().enumerate() {
+            #[expect(unsafe_code, reason = "this task alone has this row of this key-value head")]
+            unsafe {
+                dk_shared.write(at * kv_width + kv_head * d, &head_dk[row * d..(row + 1) * d]);
+                dv_shared.write(at * kv_width + kv_head * d, &head_dv[row * d..(row + 1) * d]);
+            }
+        }
+    });
+    Ok((
+        cpu::tensor(dq, (n, width))?,
+        cpu::tensor(dk, (n, kv_width))?,
+        cpu::tensor(dv, (n, kv_width))?,
+    ))
+}
+
+/// Turns a row of scores into probabilities, and the row of dP into dS (before the soft cap).
+fn score_grads<T: Real>(
+    scores: &mut [T],
+    grads: &mut [T],
+    visible: std::ops::Range<usize>,
+    lse: T,
+    (output, output_grad): (&[T], &[T]),
+    softcap: Option<f64>,
+) {
+    cpu::vectorised(
+        #[inline(always)]
+        || {
+            let delta = cpu::sum(output.len(), |i| output[i] * output_grad[i]);
+            for hidden in [0..visible.start, visible.end..scores.len()] {
+                scores[hidden.clone()].fill(T::zero());
+                grads[hidden].fill(T::zero());
+            }
+            let (scores, grads) = (&mut scores[visible.clone()], &mut grads[visible]);
+            let inverse_cap = softcap.map_or(T::zero(), |cap| T::from_f64(1.0 / cap));
+            for (s, g) in scores.iter_mut().zip(grads.iter_mut()) {
+                let p = (*s - lse).exp();
+                let ratio = *s * inverse_cap;
+                *g = p * (*g - delta) * (T::one() - ratio * ratio);
+                *s = p;
+            }
+        },
+    );
+}

@@ -1,0 +1,207 @@
+//! `[teacher]`: which users are taught about, by whom, and over how many questions.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::decision::Decision;
+use crate::error::usage;
+use crate::world::World;
+use crate::world::flights::FlightsConfig;
+use crate::world::personality::PersonalityConfig;
+
+/// From how many users on the number to draw must be given: beyond it a whole grid takes hours.
+const MANY_USERS: usize = 10_000;
+
+/// `[teacher]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// The domain.
+    pub world: WorldName,
+    /// Who teaches.
+    #[serde(default)]
+    pub kind: Kind,
+    /// How many users to draw from the world's grid, none twice; the whole grid where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<usize>,
+    /// Episodes of each user.
+    #[serde(default = "default_episodes_per_user")]
+    pub episodes_per_user: usize,
+    /// Questions in an episode; the world's own number where absent (flights 5, personality 50).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<usize>,
+    /// What the assistant says.
+    #[serde(default)]
+    pub decision: Decision,
+    /// What the episodes give as `probs`.
+    #[serde(default)]
+    pub targets: Targets,
+    /// How questions are chosen.
+    #[serde(default)]
+    pub evidence: Evidence,
+    /// The flights world's own settings.
+    #[serde(default)]
+    pub flights: FlightsConfig,
+    /// The personality world's own settings.
+    #[serde(default)]
+    pub personality: PersonalityConfig,
+}
+
+fn default_episodes_per_user() -> usize {
+    5
+}
+
+/// The worlds there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorldName {
+    /// See [`crate::world::flights`].
+    Flights,
+    /// See [`crate::world::personality`].
+    Personality,
+}
+
+/// The teachers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The exact posterior.
+    #[default]
+    Bayes,
+}
+
+/// What an episode gives as `probs`, which training imitates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Targets {
+    /// The teacher's whole predictive distribution.
+    #[default]
+    Predictive,
+    /// All on the most probable option.
+    Argmax,
+    /// All on an option drawn from the predictive distribution.
+    Sampled,
+}
+
+/// How questions are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// At random, as the world draws them.
+    #[default]
+    Random,
+}
+
+impl TeacherConfig {
+    /// Every setting but the world at its default.
+    pub fn new(world: WorldName) -> TeacherConfig {
+        TeacherConfig {
+            world,
+            kind: Kind::default(),
+            users: None,
+            episodes_per_user: default_episodes_per_user(),
+            rounds: None,
+            decision: Decision::default(),
+            targets: Targets::default(),
+            evidence: Evidence::default(),
+            flights: FlightsConfig::default(),
+            personality: PersonalityConfig::default(),
+        }
+    }
+
+    /// The world as configured.
+    ///
+    /// # Errors
+    /// If its own settings make no sense.
+    pub fn build_world(&self) -> Result<World> {
+        match self.world {
+            WorldName::Flights => World::flights(&self.flights),
+            WorldName::Personality => World::personality(&self.personality),
+        }
+    }
+
+    /// Questions in an episode.
+    pub fn rounds_in(&self, world: &World) -> usize {
+        self.rounds.unwrap_or_else(|| world.default_rounds())
+    }
+
+    /// Checks everything, the world's own settings too.
+    ///
+    /// # Errors
+    /// Names the key, its value and what is possible.
+    pub fn validate(&self) -> Result<()> {
+        self.check_against(&self.build_world()?)
+    }
+
+    pub(super) fn check_against(&self, world: &World) -> Result<()> {
+        let grid = world.users();
+        match self.users {
+            None if grid > MANY_USERS => {
+                return Err(usage(format!(
+                    "the {} world has {grid} users as configured, too many to teach about them all: set \
+                     teacher.users (1000, say) to draw that many",
+                    world.name()
+                )));
+            }
+            Some(users) if users == 0 || users > grid => {
+                return Err(usage(format!(
+                    "teacher.users is {users}, but the {} world has {grid} users as configured: 1 to {grid} can be \
+                     drawn",
+                    world.name()
+                )));
+            }
+            _ => {}
+        }
+        if self.episodes_per_user == 0 {
+            return Err(usage("teacher.episodes_per_user is 0, it must be at least 1"));
+        }
+        let rounds = self.rounds_in(world);
+        let max = world.max_rounds().unwrap_or(1000);
+        if rounds == 0 || rounds > max {
+            return Err(usage(format!(
+                "teacher.rounds is {rounds}, but an episode of the {} world has 1 to {max}",
+                world.name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn message(toml: &str) -> String {
+        let config: TeacherConfig = toml::from_str(toml).unwrap();
+        let error = config.validate().unwrap_err();
+        assert!(error.downcast_ref::<crate::error::UsageError>().is_some());
+        error.to_string()
+    }
+
+    #[test]
+    fn the_world_is_enough() {
+        let config: TeacherConfig = toml::from_str("world = \"personality\"").unwrap();
+        assert_eq!(config, TeacherConfig::new(WorldName::Personality));
+        config.validate().unwrap();
+        let again: TeacherConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        assert!(message("world = \"flights\"\nusers = 625").contains("users is 625"));
+        assert!(message("world = \"flights\"\nusers = 0").contains("users is 0"));
+        assert!(message("world = \"flights\"\nepisodes_per_user = 0").contains("episodes_per_user"));
+        assert!(message("world = \"flights\"\nrounds = 0").contains("rounds is 0"));
+        assert!(message("world = \"personality\"\nrounds = 51").contains("1 to 50"));
+        let six = r#"["departure_time", "duration", "number_of_stops", "price", "bags", "flexibility"]"#;
+        let many = format!("world = \"flights\"\n[flights]\nfeatures = {six}");
+        assert!(message(&many).contains("15624 users"));
+        for unknown in
+            ["world = \"trains\"", "world = \"flights\"\nkind = \"oracle\"", "world = \"flights\"\nuser = 3"]
+        {
+            assert!(toml::from_str::<TeacherConfig>(unknown).is_err(), "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Held-out option sets, shared by all users and asked after each round without feedback.
+
+use super::decision::{expected_rewards, linear_rewards};
+use super::posterior::Posterior;
+use super::summary::Tally;
+use crate::metrics::{argmax, entropy};
+use crate::rng;
+use crate::world::{Question, Reward, World};
+
+/// As many as published.
+const SETS: usize = 100;
+
+/// The option sets, and what the teacher predicts on each before it has seen anything, the same for all users.
+pub(super) struct HeldOut {
+    questions: Vec<Question>,
+    at_prior: Vec<Forecast>,
+}
+
+#[derive(Clone, Copy)]
+struct Forecast {
+    most_probable: usize,
+    best_reward: usize,
+    entropy: f64,
+}
+
+impl HeldOut {
+    /// Draws the sets; none where the world's questions cannot be drawn freely.
+    pub(super) fn draw(world: &World, seed: u64) -> HeldOut {
+        let sets = if world.has_held_out_sets() { SETS } else { 0 };
+        let questions = world.questions(sets, &mut rng::stream(seed, "teacher.held_out", 0));
+        let at_prior = forecasts(&Posterior::prior(world.factors()), &questions);
+        HeldOut { questions, at_prior }
+    }
+
+    pub(super) fn sets(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// What the user answers on each set: nothing about it is random where option sets can be drawn freely.
+    pub(super) fn truths(&self, world: &World, seed: u64, user: usize) -> Vec<usize> {
+        let hypotheses = world.user(user);
+        let mut draws = rng::stream(seed, "teacher.held_out_answers", user as u64);
+        self.questions.iter().map(|question| world.answer(&hypotheses, question, &mut draws)).collect()
+    }
+
+    /// How well the posterior after `round` rounds predicts the answers.
+    pub(super) fn ask(&self, posterior: &Posterior, round: usize, truths: &[usize]) -> Tally {
+        let computed;
+        let forecasts = if round == 0 {
+            &self.at_prior
+        } else {
+            computed = forecasts(posterior, &self.questions);
+            &computed
+        };
+        let mut tally = Tally::default();
+        for (forecast, &truth) in forecasts.iter().zip(truths) {
+            tally.add(forecast.most_probable == truth, forecast.best_reward == truth, forecast.entropy);
+        }
+        tally
+    }
+}
+
+fn forecasts(posterior: &Posterior, questions: &[Question]) -> Vec<Forecast> {
+    // All sets have the weights of the one factor that they bear on: their mean is needed once, not once a set.
+    let mean = questions.first().and_then(|question| match &question.reward {
+        Reward::Linear { weights, .. } => Some(posterior.mean(question.factor, weights)),
+        Reward::Nearness => None,
+    });
+    let forecast = |question: &Question| {
+        let predictive = posterior.predictive(question);
+        let rewards = match (&mean, &question.reward) {
+            (Some(mean), Reward::Linear { features, .. }) => linear_rewards(mean, features),
+            _ => expected_rewards(posterior, question, &predictive),
+        };
+        Forecast {
+            most_probable: argmax(&predictive),
+            best_reward: argmax(&rewards),
+            entropy: entropy(&predictive),
+        }
+    };
+    questions.iter().map(forecast).collect()
+}

@@ -1,0 +1,184 @@
+//! What the teacher knows about a user: the exact posterior over each factor's hypotheses, in log space.
+
+use crate::metrics::{entropy, log_sum_exp};
+use crate::world::{Factor, Question, Weights};
+
+/// The posterior over all factors, which are independent of each other before and after every answer.
+///
+/// **Impossible answers.** An answer that no hypothesis still alive could have given leaves the posterior as it was
+/// before, and is counted as ignored. (It cannot come from a user of the same world; a real one may give it.)
+///
+/// ```
+/// use bayesteach::{rng, teacher::Posterior, world::World};
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let world = World::personality(&Default::default())?;
+/// let questions = world.questions(50, &mut rng::stream(1, "an example", 0));
+/// let mut posterior = Posterior::prior(world.factors());
+/// let surprise = posterior.predictive(&questions[0])[4];
+/// posterior.observe(&questions[0], 4);
+/// assert!(posterior.predictive(&questions[0])[4] > surprise);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    beliefs: Vec<Belief>,
+    ignored: usize,
+}
+
+/// The posterior over one factor.
+#[derive(Clone, Debug)]
+struct Belief {
+    log_probs: Vec<f64>,
+    probs: Vec<f64>,
+    /// The hypotheses that are not ruled out; a probability may round to 0 and still recover.
+    alive: Vec<usize>,
+    observations: usize,
+}
+
+impl Posterior {
+    /// Nothing observed yet.
+    pub fn prior(factors: &[Factor]) -> Posterior {
+        let belief = |factor: &Factor| {
+            let log_probs: Vec<f64> = factor.prior.iter().map(|p| p.ln()).collect();
+            let alive = (0..log_probs.len()).filter(|&h| log_probs[h] > f64::NEG_INFINITY).collect();
+            Belief { log_probs, probs: factor.prior.clone(), alive, observations: 0 }
+        };
+        Posterior { beliefs: factors.iter().map(belief).collect(), ignored: 0 }
+    }
+
+    /// Takes in what the user answered. Returns false if the answer was impossible and so ignored.
+    pub fn observe(&mut self, question: &Question, answer: usize) -> bool {
+        let belief = &mut self.beliefs[question.factor];
+        belief.observations += 1;
+        let updated: Vec<f64> = (belief.alive.iter())
+            .map(|&h| belief.log_probs[h] + question.likelihood.log_prob(h, answer))
+            .collect();
+        let log_evidence = log_sum_exp(&updated);
+        if log_evidence == f64::NEG_INFINITY {
+            self.ignored += 1;
+            return false;
+        }
+        for (&h, log_prob) in belief.alive.iter().zip(&updated) {
+            belief.log_probs[h] = log_prob - log_evidence;
+            belief.probs[h] = belief.log_probs[h].exp();
+        }
+        belief.alive.retain(|&h| belief.log_probs[h] > f64::NEG_INFINITY);
+        true
+    }
+
+    /// The distribution of the user's answer to a question.
+    pub fn predictive(&self, question: &Question) -> Vec<f64> {
+        let belief = &self.beliefs[question.factor];
+        let mut total = vec![0.0; question.likelihood.options()];
+        for &h in &belief.alive {
+            question.likelihood.add_weighted(h, belief.probs[h], &mut total);
+        }
+        let sum: f64 = total.iter().sum();
+        total.iter_mut().for_each(|p| *p /= sum);
+        total
+    }
+
+    /// The posterior probability of each hypothesis of a factor.
+    pub fn marginal(&self, factor: usize) -> &[f64] {
+        &self.beliefs[factor].probs
+    }
+
+    /// The mean weight vector over a factor's hypotheses.
+    pub fn mean(&self, factor: usize, weights: &Weights) -> Vec<f64> {
+        let belief = &self.beliefs[factor];
+        let mut mean = vec![0.0; weights.dimensions()];
+        for &h in &belief.alive {
+            mean.iter_mut().zip(weights.row(h)).for_each(|(m, w)| *m += belief.probs[h] * w);
+        }
+        mean
+    }
+
+    /// The entropy of the joint posterior, in nats: the sum over the factors.
+    pub fn entropy(&self) -> f64 {
+        self.beliefs.iter().map(|belief| entropy(&belief.probs)).sum()
+    }
+
+    /// How many answers were observed that bear on a factor.
+    pub fn observations(&self, factor: usize) -> usize {
+        self.beliefs[factor].observations
+    }
+
+    /// How many answers were impossible and so ignored.
+    pub fn ignored(&self) -> usize {
+        self.ignored
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::world::{Likelihood, Reward};
+
+    fn question(likelihood: Likelihood) -> Question {
+        let labels: Vec<String> = (0..likelihood.options()).map(|i| i.to_string()).collect();
+        Question {
+            text: String::new(),
+            labels: labels.into(),
+            factor: 0,
+            likelihood: Arc::new(likelihood),
+            reward: Reward::Nearness,
+        }
+    }
+
+    fn prior(probs: &[f64]) -> Posterior {
+        Posterior::prior(&[Factor { name: "coin".into(), prior: probs.to_vec() }])
+    }
+
+    /// Two coins, .5 and .8 heads, prior .6 and .4. After heads, heads, tails:
+    /// .6·.125 = .075 against .4·.8·.8·.2 = .0512, so .5943 and the next head .5·.5943 + .8·.4057.
+    #[test]
+    fn two_coins_by_hand() {
+        let flip = question(Likelihood::from_log_probs(2, [0.5, 0.5, 0.8, 0.2].map(f64::ln).to_vec()));
+        let mut posterior = prior(&[0.6, 0.4]);
+        for answer in [0, 0, 1] {
+            assert!(posterior.observe(&flip, answer));
+        }
+        let fair = 0.075 / (0.075 + 0.0512);
+        assert!((posterior.marginal(0)[0] - fair).abs() < 1e-12);
+        assert!((posterior.predictive(&flip)[0] - (0.5 * fair + 0.8 * (1.0 - fair))).abs() < 1e-12);
+        let expected = -(fair * fair.ln() + (1.0 - fair) * (1.0 - fair).ln());
+        assert!((posterior.entropy() - expected).abs() < 1e-12);
+        assert_eq!((posterior.observations(0), posterior.ignored()), (3, 0));
+    }
+
+    #[test]
+    fn an_impossible_answer_changes_nothing_but_the_counts() {
+        let pick = question(Likelihood::Choice { options: 3, choices: vec![0, 1, 1] });
+        let mut posterior = prior(&[0.5, 0.2, 0.3]);
+        assert!(posterior.observe(&pick, 1));
+        let before = posterior.marginal(0).to_vec();
+        assert_eq!(before[0], 0.0);
+        assert!((before[1] - 0.4).abs() < 1e-12);
+        assert!(!posterior.observe(&pick, 2));
+        assert!(!posterior.observe(&pick, 0));
+        assert!(!posterior.observe(&pick, 3));
+        assert_eq!(posterior.marginal(0), before);
+        assert_eq!((posterior.observations(0), posterior.ignored()), (4, 3));
+    }
+
+    /// A thousand answers take one hypothesis far below what a probability can hold, and a thousand take it back.
+    #[test]
+    fn beliefs_recover_from_underflow() {
+        let flip = question(Likelihood::from_log_probs(2, [0.9, 0.1, 0.1, 0.9].map(f64::ln).to_vec()));
+        let mut posterior = prior(&[0.5, 0.5]);
+        for answer in [0, 1] {
+            for _ in 0..1000 {
+                posterior.observe(&flip, answer);
+            }
+            assert!(posterior.predictive(&flip).iter().all(|p| p.is_finite()));
+            if answer == 0 {
+                assert_eq!(posterior.marginal(0), [1.0, 0.0]);
+            }
+        }
+        assert!((posterior.marginal(0)[0] - 0.5).abs() < 1e-9);
+    }
+}

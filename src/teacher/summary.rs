@@ -1,0 +1,170 @@
+//! `teacher.json`: how good the teacher itself is, over all episodes drawn.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::simulate::AnswerRecord;
+use super::split::SplitBy;
+use crate::metrics::Calibration;
+
+/// What `teacher.json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherSummary {
+    /// Always 1.
+    pub format_version: u32,
+    /// The world's name.
+    pub world: String,
+    /// Episodes of all parts together.
+    pub episodes: usize,
+    /// Answers in them.
+    pub answers: usize,
+    /// How often the most probable option was the truth.
+    pub accuracy: f64,
+    /// How often the option of highest expected reward was.
+    pub accuracy_expected_reward: f64,
+    /// Mean entropy of the predictive distribution, in nats.
+    pub entropy: f64,
+    /// Expected calibration error of the most probable option.
+    pub ece: f64,
+    /// What perfect calibration would score on as many answers.
+    pub ece_expected: f64,
+    /// Answers that no hypothesis could explain and that were ignored.
+    pub ignored_answers: usize,
+    /// How the episodes are divided.
+    pub split: SplitSummary,
+    /// By the number of earlier answers that bear on the answer.
+    pub by_observations: Vec<TeacherAt>,
+    /// On option sets shared by all users, where the world has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOutSummary>,
+}
+
+/// How the episodes are divided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitSummary {
+    /// What was kept together.
+    pub by: SplitBy,
+    /// Episodes to train on.
+    pub train: usize,
+    /// Episodes to choose checkpoints by.
+    pub validation: usize,
+    /// Episodes to measure on.
+    pub test: usize,
+    /// Users with episodes in more than one of them, counted over the episodes written; 0 for a split by user.
+    pub shared_users: usize,
+}
+
+/// On held-out option sets, asked after each round without feedback.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutSummary {
+    /// How many.
+    pub sets: usize,
+    /// By the number of rounds observed.
+    pub by_observations: Vec<TeacherAt>,
+}
+
+/// Means over the answers with one number of observations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherAt {
+    /// Earlier answers that bear on these.
+    pub observations: usize,
+    /// How many answers.
+    pub answers: usize,
+    /// How often the most probable option was the truth.
+    pub accuracy: f64,
+    /// How often the option of highest expected reward was.
+    pub accuracy_expected_reward: f64,
+    /// Mean entropy of the predictive distribution, in nats.
+    pub entropy: f64,
+}
+
+/// Sums over answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    answers: usize,
+    correct: usize,
+    correct_expected_reward: usize,
+    entropy: f64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, correct: bool, correct_expected_reward: bool, entropy: f64) {
+        self.answers += 1;
+        self.correct += usize::from(correct);
+        self.correct_expected_reward += usize::from(correct_expected_reward);
+        self.entropy += entropy;
+    }
+
+    fn merge(&mut self, other: &Tally) {
+        self.answers += other.answers;
+        self.correct += other.correct;
+        self.correct_expected_reward += other.correct_expected_reward;
+        self.entropy += other.entropy;
+    }
+
+    fn means(&self, observations: usize) -> TeacherAt {
+        let n = self.answers.max(1) as f64;
+        TeacherAt {
+            observations,
+            answers: self.answers,
+            accuracy: self.correct as f64 / n,
+            accuracy_expected_reward: self.correct_expected_reward as f64 / n,
+            entropy: self.entropy / n,
+        }
+    }
+}
+
+/// Adds up episodes, in their order.
+#[derive(Default)]
+pub(super) struct Totals {
+    episodes: usize,
+    ignored: usize,
+    all: Tally,
+    by_observations: BTreeMap<usize, Tally>,
+    held_out: BTreeMap<usize, Tally>,
+    calibration: Calibration,
+}
+
+impl Totals {
+    /// `held_out` has one tally for each number of rounds observed.
+    pub(super) fn add(&mut self, answers: &[AnswerRecord], ignored: usize, held_out: &[Tally]) {
+        self.episodes += 1;
+        self.ignored += ignored;
+        for answer in answers {
+            let at = self.by_observations.entry(answer.observations).or_default();
+            for tally in [&mut self.all, at] {
+                tally.add(answer.correct, answer.correct_expected_reward, answer.entropy);
+            }
+            self.calibration.add(answer.top_probability, answer.correct);
+        }
+        for (round, tally) in held_out.iter().enumerate() {
+            self.held_out.entry(round).or_default().merge(tally);
+        }
+    }
+
+    pub(super) fn summary(&self, world: &str, split: SplitSummary, held_out_sets: usize) -> TeacherSummary {
+        let by_observations = |tallies: &BTreeMap<usize, Tally>| {
+            tallies.iter().map(|(observations, tally)| tally.means(*observations)).collect()
+        };
+        let all = self.all.means(0);
+        TeacherSummary {
+            format_version: 1,
+            world: world.to_owned(),
+            episodes: self.episodes,
+            answers: all.answers,
+            accuracy: all.accuracy,
+            accuracy_expected_reward: all.accuracy_expected_reward,
+            entropy: all.entropy,
+            ece: self.calibration.ece().unwrap_or(0.0),
+            ece_expected: self.calibration.expected().map_or(0.0, |e| e.mean),
+            ignored_answers: self.ignored,
+            split,
+            by_observations: by_observations(&self.by_observations),
+            held_out: (held_out_sets > 0).then(|| HeldOutSummary {
+                sets: held_out_sets,
+                by_observations: by_observations(&self.held_out),
+            }),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! All users through all episodes, into the files that training reads.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rayon::prelude::*;
+
+use super::config::TeacherConfig;
+use super::files::{PendingFile, remove_leftovers, sync_folder};
+use super::held_out::HeldOut;
+use super::simulate::{AnswerRecord, simulate};
+use super::split::{LeakageCheck, Part, SplitConfig};
+use super::summary::{SplitSummary, Tally, TeacherSummary, Totals};
+use crate::episode;
+use crate::rng;
+use crate::world::World;
+
+/// Written last: where it stands, the episode files beside it are whole.
+pub const TEACHER_FILE: &str = "teacher.json";
+
+/// Episodes simulated at once, between two writes: enough for every core, and a few dozen MB at most.
+const CHUNK: usize = 512;
+
+/// Draws users, takes each through its episodes, and writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and,
+/// last, `teacher.json` into `out_dir`. A part whose fraction is 0 gets an empty file.
+///
+/// The files are a function of the configs and the seed: threads change nothing. They get their names only when
+/// all are complete; an error leaves what was there before. Two programs must not teach into one folder at once.
+/// `progress` is told of episodes done and in total.
+///
+/// # Errors
+/// If the configs make no sense, or the files cannot be written.
+pub fn teach(
+    config: &TeacherConfig,
+    split: &SplitConfig,
+    seed: u64,
+    out_dir: &Path,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<TeacherSummary> {
+    let world = config.build_world()?;
+    config.check_against(&world)?;
+    let users = draw_users(config, &world, seed);
+    let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
+
+    std::fs::create_dir_all(out_dir).with_context(|| format!("cannot create {}", out_dir.display()))?;
+    remove_leftovers(out_dir)?;
+    let mut files = Vec::new();
+    for part in Part::ALL {
+        files.push(PendingFile::create(out_dir.join(part.file_name()))?);
+    }
+
+    let held_out = HeldOut::draw(&world, seed);
+    let mut totals = Totals::default();
+    let mut leakage = LeakageCheck::default();
+    let total = parts.len() as u64;
+    progress(0, total);
+    for first in (0..parts.len()).step_by(CHUNK) {
+        let chunk = first..(first + CHUNK).min(parts.len());
+        let last = chunk.end;
+        let taught: Vec<Taught> = chunk
+            .into_par_iter()
+            .map(|i| {
+                let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
+                teach_one(config, &world, &held_out, seed, user, number)
+            })
+            .collect::<Result<_>>()?;
+        for (one, &part) in taught.iter().zip(&parts[first..]) {
+            files[part as usize].write(&one.line)?;
+            leakage.add(&one.user, part);
+            totals.add(&one.answers, one.ignored, &one.held_out);
+        }
+        progress(last as u64, total);
+    }
+    leakage.check(split.by)?;
+
+    let count = |part| parts.iter().filter(|p| **p == part).count();
+    let split = SplitSummary {
+        by: split.by,
+        train: count(Part::Train),
+        validation: count(Part::Validation),
+        test: count(Part::Test),
+        shared_users: leakage.shared_users(),
+    };
+    let summary = totals.summary(world.name(), split, held_out.sets());
+    publish(files, &summary, out_dir)?;
+    Ok(summary)
+}
+
+/// Indices into the world's grid, in ascending order where only some are drawn.
+fn draw_users(config: &TeacherConfig, world: &World, seed: u64) -> Vec<usize> {
+    let mut users: Vec<usize> = (0..world.users()).collect();
+    if let Some(count) = config.users {
+        rng::stream(seed, "teacher.users", 0).shuffle(&mut users);
+        users.truncate(count);
+        users.sort_unstable();
+    }
+    users
+}
+
+/// One episode, ready to be written.
+struct Taught {
+    line: Vec<u8>,
+    user: String,
+    answers: Vec<AnswerRecord>,
+    ignored: usize,
+    held_out: Vec<Tally>,
+}
+
+fn teach_one(
+    config: &TeacherConfig,
+    world: &World,
+    held_out: &HeldOut,
+    seed: u64,
+    user: usize,
+    number: usize,
+) -> Result<Taught> {
+    let truths = held_out.truths(world, seed, user);
+    let mut tallies = Vec::new();
+    let simulation = simulate(config, world, seed, user, number, |posterior| {
+        if held_out.sets() > 0 {
+            tallies.push(held_out.ask(posterior, tallies.len(), &truths));
+        }
+    });
+    let mut line = Vec::new();
+    episode::write_line(&mut line, &simulation.episode)?;
+    Ok(Taught {
+        line,
+        user: simulation.episode.user,
+        answers: simulation.answers,
+        ignored: simulation.ignored,
+        held_out: tallies,
+    })
+}
+
+/// Gives the complete files their names. An old `teacher.json` goes first, so that it never stands beside new
+/// episodes.
+fn publish(mut files: Vec<PendingFile>, summary: &TeacherSummary, out_dir: &Path) -> Result<()> {
+    let teacher_path = out_dir.join(TEACHER_FILE);
+    let mut teacher = PendingFile::create(teacher_path.clone())?;
+    let mut json = serde_json::to_vec_pretty(summary)?;
+    json.push(b'\n');
+    teacher.write(&json)?;
+    teacher.flush()?;
+    files.iter_mut().try_for_each(PendingFile::flush)?;
+
+    match std::fs::remove_file(&teacher_path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot replace {}", teacher_path.display()));
+        }
+        _ => {}
+    }
+    files.into_iter().try_for_each(PendingFile::finish)?;
+    sync_folder(out_dir)?;
+    teacher.finish()?;
+    sync_folder(out_dir)
+}

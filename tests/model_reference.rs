@@ -1,0 +1,279 @@
+//! Logits, losses and gradients of every family against transformers and PEFT.
+//!
+//! The reference data in `tests/data/reference` was computed in float64 by `scripts/make_reference.py`; each
+//! folder's `reference.json` names the library versions and the seed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bayesteach::model::config::ModelConfig;
+use bayesteach::model::decoder::{Decoder, Keep, Tokens};
+use bayesteach::model::gradients::{Gradients, Trainable};
+use bayesteach::model::{peft, tensors};
+use bayesteach::ops::kl::Targets;
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+const FAMILIES: [&str; 8] =
+    ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(name)
+}
+
+struct Reference {
+    dir: PathBuf,
+    json: Value,
+    tensors: BTreeMap<String, Tensor>,
+    model: Decoder,
+}
+
+/// All sequences of a reference as one flat run with targets.
+#[derive(Default)]
+struct Flat {
+    input_ids: Vec<u32>,
+    positions: Vec<u32>,
+    boundaries: Vec<u32>,
+    rows: Vec<u32>,
+    option_boundaries: Vec<u32>,
+    ids: Vec<u32>,
+    probs: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+impl Reference {
+    fn load(name: &str, dtype: DType) -> Self {
+        let dir = folder(name);
+        let json = bayesteach::files::read_json(&dir.join("reference.json")).unwrap();
+        let tensors = tensors::read(&dir.join("reference.safetensors")).unwrap();
+        let config = ModelConfig::load(&dir).unwrap();
+        let model = Decoder::load(&dir, &config, dtype, &Device::Cpu).unwrap();
+        Self { dir, json, tensors, model }
+    }
+
+    fn with_adapter(mut self) -> Self {
+        let (_, adapter) = peft::read(&self.dir.join("adapter"), self.model.config()).unwrap();
+        self.model.set_adapter(Some(&adapter)).unwrap();
+        self
+    }
+
+    fn flat(&self, reverse: bool) -> Flat {
+        let mut flat = Flat { boundaries: vec![0], option_boundaries: vec![0], ..Flat::default() };
+        let mut sequences = self.json["sequences"].as_array().unwrap().clone();
+        if reverse {
+            sequences.reverse();
+        }
+        for sequence in &sequences {
+            let start = flat.input_ids.len() as u32;
+            let ids: Vec<u32> = serde_json::from_value(sequence["input_ids"].clone()).unwrap();
+            flat.positions.extend(0..ids.len() as u32);
+            flat.input_ids.extend(ids);
+            flat.boundaries.push(flat.input_ids.len() as u32);
+            for target in sequence["targets"].as_array().unwrap() {
+                flat.rows.push(start + target["position"].as_u64().unwrap() as u32);
+                let ids: Vec<u32> = serde_json::from_value(target["token_ids"].clone()).unwrap();
+                let probs: Vec<f32> = serde_json::from_value(target["probs"].clone()).unwrap();
+                flat.ids.extend(ids);
+                flat.probs.extend(probs);
+                flat.option_boundaries.push(flat.ids.len() as u32);
+                flat.weights.push(1.0);
+            }
+        }
+        flat
+    }
+
+    /// Mean KL and the gradients of the mean.
+    fn loss_and_grads(
+        &self,
+        flat: &Flat,
+        whole: bool,
+        trainable: Trainable,
+        keep: Keep,
+    ) -> (f64, BTreeMap<String, Tensor>) {
+        let whole = vec![whole; flat.rows.len()];
+        let targets = Targets {
+            option_boundaries: &flat.option_boundaries,
+            ids: &flat.ids,
+            probs: &flat.probs,
+            weights: &flat.weights,
+            whole_vocabulary: &whole,
+        };
+        let run = self.model.run(flat.tokens(), None).unwrap();
+        let mut grads = Gradients::new(trainable);
+        let (hidden, tape) = self.model.forward(&run, keep).unwrap();
+        let (rows, dhidden) =
+            self.model.answer_kl(&hidden, &flat.rows, targets, Some(&mut grads)).unwrap();
+        self.model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
+        let count = rows.kl.len() as f64;
+        let mean = |(name, t): (String, Tensor)| (name, (t / count).unwrap());
+        (rows.kl.iter().sum::<f64>() / count, grads.into_sums().into_iter().map(mean).collect())
+    }
+}
+
+impl Flat {
+    fn tokens(&self) -> Tokens<'_> {
+        Tokens {
+            input_ids: &self.input_ids,
+            positions: &self.positions,
+            boundaries: &self.boundaries,
+        }
+    }
+}
+
+fn to_f64(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    to_f64(a).iter().zip(to_f64(b)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
+}
+
+fn relative_l2(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (to_f64(a), to_f64(b));
+    let difference: f64 = a.iter().zip(&b).map(|(x, y)| (x - y) * (x - y)).sum();
+    (difference / b.iter().map(|y| y * y).sum::<f64>()).sqrt()
+}
+
+/// (logits, loss, gradients): `fidelity.md`'s for f32; f64 is limited by the reference being stored in f32.
+fn tolerances(dtype: DType) -> (f64, f64, f64) {
+    if dtype == DType::F64 { (2e-6, 1e-7, 2e-6) } else { (1e-4, 1e-5, 1e-4) }
+}
+
+#[test]
+fn logits_agree() {
+    for name in FAMILIES {
+        for dtype in [DType::F32, DType::F64] {
+            let reference = Reference::load(name, dtype);
+            check_logits(&reference, "logits", tolerances(dtype).0, name);
+            check_logits(&reference.with_adapter(), "adapter_logits", tolerances(dtype).0, name);
+        }
+    }
+}
+
+fn check_logits(reference: &Reference, key: &str, tolerance: f64, name: &str) {
+    let flat = reference.flat(false);
+    let run = reference.model.run(flat.tokens(), None).unwrap();
+    let (hidden, _) = reference.model.forward(&run, Keep::Nothing).unwrap();
+    let logits = reference.model.logits(&hidden).unwrap();
+    for (i, b) in flat.boundaries.windows(2).enumerate() {
+        let ours = logits.narrow(0, b[0] as usize, (b[1] - b[0]) as usize).unwrap();
+        let difference = max_difference(&ours, &reference.tensors[&format!("{key}_{i}")]);
+        assert!(difference < tolerance, "{name} {key}_{i}: {difference:e}");
+    }
+}
+
+#[test]
+fn both_config_styles_mean_the_same() {
+    for name in FAMILIES {
+        let dir = folder(name);
+        for other in ["config.transformers5.json", "config.hub.json"] {
+            if !dir.join(other).exists() {
+                continue;
+            }
+            let json: Value = bayesteach::files::read_json(&dir.join(other)).unwrap();
+            let parsed = ModelConfig::parse(&json).unwrap();
+            assert_eq!(format!("{parsed:?}"), format!("{:?}", ModelConfig::load(&dir).unwrap()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn losses_and_adapter_gradients_agree() {
+    for name in FAMILIES {
+        for dtype in [DType::F32, DType::F64] {
+            let reference = Reference::load(name, dtype).with_adapter();
+            let (_, loss_tolerance, grad_tolerance) = tolerances(dtype);
+            for (whole, support) in [(true, "vocabulary"), (false, "options")] {
+                for keep in [Keep::Everything, Keep::BlockInputs] {
+                    let (loss, grads) = reference.loss_and_grads(
+                        &reference.flat(false),
+                        whole,
+                        Trainable::Lora,
+                        keep,
+                    );
+                    let want = reference.json["losses"]["adapter"][format!("kl_{support}")]["mean"]
+                        .as_f64()
+                        .unwrap();
+                    assert!((loss - want).abs() < loss_tolerance, "{name} {support}: {loss} not {want}");
+                    let prefix = format!("grad_{support}/base_model.model.");
+                    let expected: Vec<_> =
+                        reference.tensors.iter().filter(|(k, _)| k.starts_with(&prefix)).collect();
+                    assert_eq!(expected.len(), grads.len(), "{name}: which tensors get gradients");
+                    for (key, want) in expected {
+                        let difference = relative_l2(&grads[&key[prefix.len()..]], want);
+                        assert!(difference < grad_tolerance, "{name} {key}: {difference:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_all_weights_agree() {
+    for name in ["llama", "gemma2"] {
+        for dtype in [DType::F32, DType::F64] {
+            let reference = Reference::load(name, dtype);
+            let (loss, grads) = reference.loss_and_grads(
+                &reference.flat(false),
+                true,
+                Trainable::All,
+                Keep::Everything,
+            );
+            let want = reference.json["losses"]["base"]["kl_vocabulary"]["mean"].as_f64().unwrap();
+            assert!((loss - want).abs() < tolerances(dtype).1);
+            let keys: Vec<_> =
+                reference.tensors.keys().filter(|k| k.starts_with("grad_base/")).cloned().collect();
+            assert_eq!(keys.len(), grads.len(), "{name}: {:?}", grads.keys());
+            for key in keys {
+                let difference = relative_l2(&grads[&key["grad_base/".len()..]], &reference.tensors[&key]);
+                assert!(difference < tolerances(dtype).2, "{name} {key}: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn order_and_packing_change_nothing() {
+    for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F64, 1e-10)] {
+        let reference = Reference::load("gemma2", dtype).with_adapter();
+        let grads = |reverse| {
+            reference
+                .loss_and_grads(&reference.flat(reverse), true, Trainable::Lora, Keep::Everything)
+                .1
+        };
+        let (forward, reversed) = (grads(false), grads(true));
+        for (name, gradient) in &forward {
+            let difference = relative_l2(&reversed[name], gradient);
+            assert!(difference < tolerance, "{name}: {difference:e}");
+        }
+    }
+}
+
+#[test]
+fn a_merged_adapter_equals_base_plus_adapter() {
+    for name in FAMILIES {
+        for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F64, 1e-10)] {
+            let mut reference = Reference::load(name, dtype).with_adapter();
+            let flat = reference.flat(false);
+            let logits = |model: &Decoder| {
+                let run = model.run(flat.tokens(), None).unwrap();
+                model.logits(&model.forward(&run, Keep::Nothing).unwrap().0).unwrap()
+            };
+            let with_adapter = logits(&reference.model);
+            let (_, adapter) =
+                peft::read(&reference.dir.join("adapter"), reference.model.config()).unwrap();
+            let mut weights = reference.model.parameters();
+            for (path, module) in &adapter.modules {
+                let weight = weights.get_mut(&format!("{path}.weight")).unwrap();
+                *weight = (&*weight + module.delta(dtype).unwrap()).unwrap();
+            }
+            reference.model.set_adapter(None).unwrap();
+            reference.model.set_parameters(&weights).unwrap();
+            let difference = relative_l2(&logits(&reference.model), &with_adapter);
+            assert!(difference < tolerance, "{name} {dtype:?}: {difference:e}");
+        }
+    }
+}
