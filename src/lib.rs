@@ -1,2 +1,18 @@
 //! x
-pub mod device; pub mod episode; pub mod error; pub mod files; pub mod hub; pub mod metrics; pub mod model; pub mod ops; pub mod rng; pub mod teacher; pub mod tokens; pub mod world;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod episode;
+pub mod error;
+pub mod eval;
+pub mod export;
+pub mod files;
+pub mod hub;
+pub mod metrics;
+pub mod model;
+pub mod ops;
+pub mod rng;
+pub mod teacher;
+pub mod tokens;
+pub mod train;
+pub mod world;

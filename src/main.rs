@@ -1,1 +1,5 @@
-fn main(){}
+//! The `bayesteach` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    bayesteach::cli::main()
+}

@@ -14,8 +14,7 @@ use bayesteach::ops::kl::Targets;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-const FAMILIES: [&str; 8] =
-    ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"];
+const FAMILIES: [&str; 8] = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(name)
@@ -101,8 +100,7 @@ impl Reference {
         let run = self.model.run(flat.tokens(), None).unwrap();
         let mut grads = Gradients::new(trainable);
         let (hidden, tape) = self.model.forward(&run, keep).unwrap();
-        let (rows, dhidden) =
-            self.model.answer_kl(&hidden, &flat.rows, targets, Some(&mut grads)).unwrap();
+        let (rows, dhidden) = self.model.answer_kl(&hidden, &flat.rows, targets, Some(&mut grads)).unwrap();
         self.model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
         let count = rows.kl.len() as f64;
         let mean = |(name, t): (String, Tensor)| (name, (t / count).unwrap());
@@ -112,11 +110,7 @@ impl Reference {
 
 impl Flat {
     fn tokens(&self) -> Tokens<'_> {
-        Tokens {
-            input_ids: &self.input_ids,
-            positions: &self.positions,
-            boundaries: &self.boundaries,
-        }
+        Tokens { input_ids: &self.input_ids, positions: &self.positions, boundaries: &self.boundaries }
     }
 }
 
@@ -187,12 +181,8 @@ fn losses_and_adapter_gradients_agree() {
             let (_, loss_tolerance, grad_tolerance) = tolerances(dtype);
             for (whole, support) in [(true, "vocabulary"), (false, "options")] {
                 for keep in [Keep::Everything, Keep::BlockInputs] {
-                    let (loss, grads) = reference.loss_and_grads(
-                        &reference.flat(false),
-                        whole,
-                        Trainable::Lora,
-                        keep,
-                    );
+                    let (loss, grads) =
+                        reference.loss_and_grads(&reference.flat(false), whole, Trainable::Lora, keep);
                     let want = reference.json["losses"]["adapter"][format!("kl_{support}")]["mean"]
                         .as_f64()
                         .unwrap();
@@ -216,12 +206,8 @@ fn gradients_of_all_weights_agree() {
     for name in ["llama", "gemma2"] {
         for dtype in [DType::F32, DType::F64] {
             let reference = Reference::load(name, dtype);
-            let (loss, grads) = reference.loss_and_grads(
-                &reference.flat(false),
-                true,
-                Trainable::All,
-                Keep::Everything,
-            );
+            let (loss, grads) =
+                reference.loss_and_grads(&reference.flat(false), true, Trainable::All, Keep::Everything);
             let want = reference.json["losses"]["base"]["kl_vocabulary"]["mean"].as_f64().unwrap();
             assert!((loss - want).abs() < tolerances(dtype).1);
             let keys: Vec<_> =
@@ -240,9 +226,7 @@ fn order_and_packing_change_nothing() {
     for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F64, 1e-10)] {
         let reference = Reference::load("gemma2", dtype).with_adapter();
         let grads = |reverse| {
-            reference
-                .loss_and_grads(&reference.flat(reverse), true, Trainable::Lora, Keep::Everything)
-                .1
+            reference.loss_and_grads(&reference.flat(reverse), true, Trainable::Lora, Keep::Everything).1
         };
         let (forward, reversed) = (grads(false), grads(true));
         for (name, gradient) in &forward {
@@ -263,8 +247,7 @@ fn a_merged_adapter_equals_base_plus_adapter() {
                 model.logits(&model.forward(&run, Keep::Nothing).unwrap().0).unwrap()
             };
             let with_adapter = logits(&reference.model);
-            let (_, adapter) =
-                peft::read(&reference.dir.join("adapter"), reference.model.config()).unwrap();
+            let (_, adapter) = peft::read(&reference.dir.join("adapter"), reference.model.config()).unwrap();
             let mut weights = reference.model.parameters();
             for (path, module) in &adapter.modules {
                 let weight = weights.get_mut(&format!("{path}.weight")).unwrap();

@@ -75,6 +75,8 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f64>,
     /// Soft cap on logits.
     pub final_softcap: Option<f64>,
+    /// Standard deviation of weights drawn at random.
+    pub initializer_range: f64,
     /// One entry a layer.
     pub layers: Vec<LayerKind>,
     /// Rotary frequencies (head size / 2) that layers choose from.
@@ -219,7 +221,8 @@ impl Source<'_> {
             Family::Gemma2 | Family::Gemma3 => self.number("query_pre_attn_scalar")?.unwrap_or(256.0),
             _ => head_dim as f64,
         };
-        let softcap = |key: &str| if family == Family::Gemma2 || gemma3 { self.number(key) } else { Ok(None) };
+        let softcap =
+            |key: &str| if family == Family::Gemma2 || gemma3 { self.number(key) } else { Ok(None) };
         let (layers, inv_freq) = self.layers(family, num_layers, head_dim)?;
         Ok(ModelConfig {
             family,
@@ -244,6 +247,7 @@ impl Source<'_> {
             attention_scale: query_scale.powf(-0.5),
             attention_softcap: softcap("attn_logit_softcapping")?,
             final_softcap: softcap("final_logit_softcapping")?,
+            initializer_range: self.number("initializer_range")?.unwrap_or(0.02),
             layers,
             inv_freq,
         })
@@ -261,7 +265,12 @@ impl Source<'_> {
         }
     }
 
-    fn layers(&self, family: Family, count: usize, head_dim: usize) -> Result<(Vec<LayerKind>, Vec<Vec<f32>>)> {
+    fn layers(
+        &self,
+        family: Family,
+        count: usize,
+        head_dim: usize,
+    ) -> Result<(Vec<LayerKind>, Vec<Vec<f32>>)> {
         let sliding = self.sliding_layers(family, count)?;
         let window = match sliding.contains(&true) {
             true => Some(self.size("sliding_window", (family == Family::Gemma3).then_some(4096))?),

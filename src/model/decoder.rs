@@ -79,9 +79,20 @@ impl Decoder {
     /// # Errors
     /// If files are missing, damaged or do not fit `config`.
     pub fn load(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        let weights = Weights::open(dir, config, dtype, device)?;
+        Self::from_weights(&Weights::open(dir, config, dtype, device)?, config, dtype, device)
+    }
+
+    /// A model of this shape with weights drawn from `seed`, to train it from the start.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn random(config: &ModelConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
+        Self::from_weights(&Weights::random(seed, config, dtype, device), config, dtype, device)
+    }
+
+    fn from_weights(weights: &Weights, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
         let (v, d) = (config.vocab_size, config.hidden_size);
-        let blocks = (0..config.num_layers()).map(|i| Block::load(&weights, config, i));
+        let blocks = (0..config.num_layers()).map(|i| Block::load(weights, config, i));
         Ok(Self {
             embedding: weights.get("embed_tokens.weight", &[v, d])?,
             blocks: blocks.collect::<Result<_>>()?,

@@ -1,5 +1,6 @@
 //! Weights from safetensors files: single or sharded, f32, f16 or bf16, read through a memory map, one
-//! tensor at a time, so that no second copy of the model ever exists.
+//! tensor at a time, so that no second copy of the model ever exists. Or weights drawn at random, to train a
+//! small model from the start.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,29 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::config::ModelConfig;
+use crate::ops::rms_norm::Gain;
+use crate::rng;
 
-/// The open weight files of a model.
+/// Where a model's weights come from.
 pub struct Weights {
+    source: Source,
+    dtype: DType,
+    device: Device,
+}
+
+enum Source {
+    Files(WeightFiles),
+    Random { seed: u64, gain: Gain, scale: f64 },
+}
+
+struct WeightFiles {
     files: MmapedSafetensors,
     names: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
     /// What stands before `layers.0…` on disk.
     prefix: String,
-    dtype: DType,
-    device: Device,
     dir: PathBuf,
 }
+
 
 /// The weight files of a snapshot folder.
 ///
@@ -42,7 +55,8 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let map = map.with_context(|| format!("{}: weight_map is missing", index.display()))?;
     let mut files = Vec::new();
     for name in map.values() {
-        let name = name.as_str().with_context(|| format!("{}: {name} is not a file name", index.display()))?;
+        let name =
+            name.as_str().with_context(|| format!("{}: {name} is not a file name", index.display()))?;
         ensure!(
             Path::new(name).components().count() == 1 && !name.starts_with('.'),
             "{}: {name:?} is not a plain file name",
@@ -85,8 +99,14 @@ impl Weights {
                 prefixes[0]
             );
         };
-        let prefix = (*prefix).to_string();
-        Ok(Self { files, names, prefix, dtype, device: device.clone(), dir: dir.to_path_buf() })
+        let files = WeightFiles { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() };
+        Ok(Self { source: Source::Files(files), dtype, device: device.clone() })
+    }
+
+    /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
+    pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
+        let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
+        Self { source, dtype, device: device.clone() }
     }
 
     /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
@@ -94,7 +114,11 @@ impl Weights {
     /// # Errors
     /// If it is missing, or has another shape or a dtype that is not a float.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.get_full(&format!("{}{name}", self.prefix), shape)
+        let tensor = match &self.source {
+            Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape)?,
+            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape)?,
+        };
+        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
     /// The output head (vocabulary, hidden) of a model that does not tie it.
@@ -102,15 +126,19 @@ impl Weights {
     /// # Errors
     /// If it is missing or has another shape.
     pub fn head(&self, shape: &[usize]) -> Result<Tensor> {
-        let name = if self.names.contains_key("lm_head.weight") {
-            "lm_head.weight"
-        } else {
-            "language_model.lm_head.weight"
+        let tensor = match &self.source {
+            Source::Files(files) if files.names.contains_key("lm_head.weight") => {
+                files.get("lm_head.weight", shape)?
+            }
+            Source::Files(files) => files.get("language_model.lm_head.weight", shape)?,
+            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, "lm_head.weight", shape)?,
         };
-        self.get_full(name, shape)
+        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
+}
 
-    fn get_full(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+impl WeightFiles {
+    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let dir = self.dir.display();
         let Some((found, dtype)) = self.names.get(name) else {
             bail!("{dir}: the weights have no tensor {name}");
@@ -121,9 +149,21 @@ impl Weights {
             matches!(dtype, BF16 | F16 | F32 | F64),
             "{dir}: {name} is stored as {dtype:?}; only f32, f16 and bf16 weights are supported"
         );
-        let tensor = self.files.load(name, &Device::Cpu).with_context(|| format!("cannot read {name}"))?;
-        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
+        self.files.load(name, &Device::Cpu).with_context(|| format!("cannot read {name}"))
     }
+}
+
+fn random(seed: u64, gain: Gain, scale: f64, name: &str, shape: &[usize]) -> Result<Tensor> {
+    let count = shape.iter().product();
+    let values: Vec<f32> = if name.ends_with("norm.weight") {
+        vec![if gain == Gain::Weight { 1.0 } else { 0.0 }; count]
+    } else if name.ends_with(".bias") {
+        vec![0.0; count]
+    } else {
+        let mut stream = rng::stream(seed, &format!("init/{name}"), 0);
+        (0..count).map(|_| (stream.normal() * scale) as f32).collect()
+    };
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 fn read_header(path: &Path, names: &mut BTreeMap<String, (Vec<usize>, safetensors::Dtype)>) -> Result<()> {

@@ -11,8 +11,7 @@ use crate::error::usage;
 use crate::rng;
 
 /// The linears of a block, by their hub names.
-pub const LINEARS: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+pub const LINEARS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// `[lora]`: the adapter to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,9 +150,8 @@ impl Adapter {
 
     /// The tensors by name (`….lora_A.weight`, `….lora_B.weight`).
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        let pair = |(path, m): (&String, &AdapterModule)| {
-            [(a_name(path), m.a.clone()), (b_name(path), m.b.clone())]
-        };
+        let pair =
+            |(path, m): (&String, &AdapterModule)| [(a_name(path), m.a.clone()), (b_name(path), m.b.clone())];
         self.modules.iter().flat_map(pair).collect()
     }
 

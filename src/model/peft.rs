@@ -95,7 +95,11 @@ impl PeftConfig {
 
     /// Refuses what this program does not compute.
     fn check(&self) -> Result<()> {
-        ensure!(self.peft_type == "LORA", "peft_type is {:?}; only LORA adapters are supported", self.peft_type);
+        ensure!(
+            self.peft_type == "LORA",
+            "peft_type is {:?}; only LORA adapters are supported",
+            self.peft_type
+        );
         let off = |v: &Value| match v {
             Value::Null | Value::Bool(false) => true,
             Value::Array(a) => a.is_empty(),
@@ -104,8 +108,17 @@ impl PeftConfig {
             _ => false,
         };
         for key in [
-            "use_dora", "bias", "modules_to_save", "fan_in_fan_out", "lora_bias", "layer_replication",
-            "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "target_parameters", "use_bdlora",
+            "use_dora",
+            "bias",
+            "modules_to_save",
+            "fan_in_fan_out",
+            "lora_bias",
+            "layer_replication",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
+            "use_qalora",
+            "target_parameters",
+            "use_bdlora",
         ] {
             if let Some(value) = self.other.get(key).filter(|v| !off(v)) {
                 bail!("{key} = {value} is not supported");
@@ -135,7 +148,8 @@ impl PeftConfig {
 /// # Errors
 /// If the disk fails.
 pub fn write(dir: &Path, config: &PeftConfig, adapter: &Adapter) -> Result<()> {
-    let named = adapter.tensors().into_iter().map(|(name, t)| Ok((format!("{PREFIX}{name}"), t.contiguous()?)));
+    let named =
+        adapter.tensors().into_iter().map(|(name, t)| Ok((format!("{PREFIX}{name}"), t.contiguous()?)));
     tensors::write(&dir.join(TENSORS_FILE), &named.collect::<Result<_>>()?)?;
     files::write_json(&dir.join(CONFIG_FILE), config)
 }
@@ -150,7 +164,8 @@ pub fn read(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Adapter)> {
     let config: PeftConfig = files::read_json(&path)?;
     config.check().with_context(|| path.display().to_string())?;
     let path = dir.join(TENSORS_FILE);
-    let adapter = assemble(&config, tensors::read(&path)?, model).with_context(|| path.display().to_string())?;
+    let adapter =
+        assemble(&config, tensors::read(&path)?, model).with_context(|| path.display().to_string())?;
     Ok((config, adapter))
 }
 

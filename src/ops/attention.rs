@@ -139,11 +139,8 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &S
         let x = Tensor::cat(&vec![x; group], 2)?;
         Ok(x.reshape((sequences, spec.heads, t, spec.head_dim))?)
     };
-    let (q, k, v) = (
-        split(q, spec.heads)?,
-        repeat(split(k, spec.kv_heads)?)?,
-        repeat(split(v, spec.kv_heads)?)?,
-    );
+    let (q, k, v) =
+        (split(q, spec.heads)?, repeat(split(k, spec.kv_heads)?)?, repeat(split(v, spec.kv_heads)?)?);
     let mut scores = (q.matmul(&k.t()?)? * spec.scale)?; // (S, heads, T, T)
     if let Some(cap) = spec.softcap {
         scores = ((scores / cap)?.tanh()? * cap)?;
@@ -194,7 +191,13 @@ fn tasks(boundaries: &[u32], kv_heads: usize) -> Vec<(std::ops::Range<usize>, us
 }
 
 /// A head's columns of the given rows of a (N, heads · D) array.
-fn head<T>(data: &[T], rows: std::ops::Range<usize>, head: usize, head_dim: usize, width: usize) -> Mat<'_, T> {
+fn head<T>(
+    data: &[T],
+    rows: std::ops::Range<usize>,
+    head: usize,
+    head_dim: usize,
+    width: usize,
+) -> Mat<'_, T> {
     if rows.is_empty() {
         return Mat::strided(data, 0, head_dim, width);
     }
@@ -366,11 +369,7 @@ fn backward_cpu<T: Real>(
             }
         }
     });
-    Ok((
-        cpu::tensor(dq, (n, width))?,
-        cpu::tensor(dk, (n, kv_width))?,
-        cpu::tensor(dv, (n, kv_width))?,
-    ))
+    Ok((cpu::tensor(dq, (n, width))?, cpu::tensor(dk, (n, kv_width))?, cpu::tensor(dv, (n, kv_width))?))
 }
 
 /// Turns a row of scores into probabilities, and the row of dP into dS (before the soft cap).

@@ -79,12 +79,17 @@ fn forward_cpu<T: Real>(gate: &Tensor, up: &Tensor, activation: Activation) -> R
     let (g, u) = (cpu::view::<T>(gate)?, cpu::view::<T>(up)?);
     let (g, u) = (&*g, &*u);
     let mut out = vec![T::zero(); g.len()];
-    cpu::for_rows(&mut out, width, |first, rows| {
-        let (g, u) = (&g[first * width..][..rows.len()], &u[first * width..][..rows.len()]);
-        for i in 0..rows.len() {
-            rows[i] = value_and_slope(g[i], activation).0 * u[i];
-        }
-    });
+    cpu::for_rows(
+        &mut out,
+        width,
+        #[inline(always)]
+        |first, rows| {
+            let (g, u) = (&g[first * width..][..rows.len()], &u[first * width..][..rows.len()]);
+            for i in 0..rows.len() {
+                rows[i] = value_and_slope(g[i], activation).0 * u[i];
+            }
+        },
+    );
     cpu::tensor(out, gate.shape())
 }
 
@@ -99,15 +104,21 @@ fn backward_cpu<T: Real>(
     let (g, u, d) = (&*g, &*u, &*d);
     let mut gate_grad = vec![T::zero(); g.len()];
     let mut up_grad = vec![T::zero(); g.len()];
-    cpu::for_rows_of_two(&mut gate_grad, &mut up_grad, width, |first, gate_rows, up_rows| {
-        let n = gate_rows.len();
-        let (g, u, d) = (&g[first * width..][..n], &u[first * width..][..n], &d[first * width..][..n]);
-        let up_rows = &mut up_rows[..n];
-        for i in 0..n {
-            let (value, slope) = value_and_slope(g[i], activation);
-            gate_rows[i] = d[i] * u[i] * slope;
-            up_rows[i] = d[i] * value;
-        }
-    });
+    cpu::for_rows_of_two(
+        &mut gate_grad,
+        &mut up_grad,
+        width,
+        #[inline(always)]
+        |first, gate_rows, up_rows| {
+            let n = gate_rows.len();
+            let (g, u, d) = (&g[first * width..][..n], &u[first * width..][..n], &d[first * width..][..n]);
+            let up_rows = &mut up_rows[..n];
+            for i in 0..n {
+                let (value, slope) = value_and_slope(g[i], activation);
+                gate_rows[i] = d[i] * u[i] * slope;
+                up_rows[i] = d[i] * value;
+            }
+        },
+    );
     Ok((cpu::tensor(gate_grad, gate.shape())?, cpu::tensor(up_grad, gate.shape())?))
 }

@@ -83,12 +83,7 @@ impl<'a> Targets<'a> {
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
-pub fn kl(
-    logits: &Tensor,
-    cap: Option<f64>,
-    targets: Targets,
-    grad: bool,
-) -> Result<(Rows, Option<Tensor>)> {
+pub fn kl(logits: &Tensor, cap: Option<f64>, targets: Targets, grad: bool) -> Result<(Rows, Option<Tensor>)> {
     targets.check(logits)?;
     dispatch!(logits, kl_cpu(logits, cap, targets, grad), kl_tensors(logits, cap, targets, grad))
 }

@@ -66,6 +66,7 @@ fn factors<T: Real>(w: &Tensor, gain: Gain) -> Result<Vec<T>> {
     Ok(cpu::view::<T>(w)?.iter().map(|&v| v + offset).collect())
 }
 
+#[inline(always)]
 fn inverse_rms<T: Real>(row: &[T], eps: T) -> T {
     let width = T::from_f64(row.len() as f64);
     T::one() / (cpu::sum(row.len(), |i| row[i] * row[i]) / width + eps).sqrt()
@@ -76,15 +77,20 @@ fn forward_cpu<T: Real>(x: &Tensor, w: &Tensor, eps: f64, gain: Gain) -> Result<
     let (input, factors, eps) = (cpu::view::<T>(x)?, factors::<T>(w, gain)?, T::from_f64(eps));
     let (input, factors) = (&*input, &factors[..width]);
     let mut out = vec![T::zero(); input.len()];
-    cpu::for_rows(&mut out, width, |first, rows| {
-        for (r, y) in rows.chunks_exact_mut(width).enumerate() {
-            let x = &input[(first + r) * width..][..width];
-            let scale = inverse_rms(x, eps);
-            for i in 0..width {
-                y[i] = x[i] * scale * factors[i];
+    cpu::for_rows(
+        &mut out,
+        width,
+        #[inline(always)]
+        |first, rows| {
+            for (r, y) in rows.chunks_exact_mut(width).enumerate() {
+                let x = &input[(first + r) * width..][..width];
+                let scale = inverse_rms(x, eps);
+                for i in 0..width {
+                    y[i] = x[i] * scale * factors[i];
+                }
             }
-        }
-    });
+        },
+    );
     cpu::tensor(out, x.shape())
 }
 
@@ -103,18 +109,23 @@ fn backward_cpu<T: Real>(
     let factors = factors::<T>(w, gain)?;
     let (factors, eps) = (&factors[..width], T::from_f64(eps));
     let mut dx = vec![T::zero(); input.len()];
-    cpu::for_rows(&mut dx, width, |first, rows| {
-        for (r, dx) in rows.chunks_exact_mut(width).enumerate() {
-            let x = &input[(first + r) * width..][..width];
-            let dy = &output_grad[(first + r) * width..][..width];
-            let scale = inverse_rms(x, eps);
-            let dot = cpu::sum(width, |i| dy[i] * factors[i] * x[i]);
-            let pull = scale * scale * scale * dot / T::from_f64(width as f64);
-            for i in 0..width {
-                dx[i] = dy[i] * factors[i] * scale - x[i] * pull;
+    cpu::for_rows(
+        &mut dx,
+        width,
+        #[inline(always)]
+        |first, rows| {
+            for (r, dx) in rows.chunks_exact_mut(width).enumerate() {
+                let x = &input[(first + r) * width..][..width];
+                let dy = &output_grad[(first + r) * width..][..width];
+                let scale = inverse_rms(x, eps);
+                let dot = cpu::sum(width, |i| dy[i] * factors[i] * x[i]);
+                let pull = scale * scale * scale * dot / T::from_f64(width as f64);
+                for i in 0..width {
+                    dx[i] = dy[i] * factors[i] * scale - x[i] * pull;
+                }
             }
-        }
-    });
+        },
+    );
     let dw = if weight_grad {
         let mut dw = vec![T::zero(); width];
         for (x, dy) in input.chunks_exact(width).zip(output_grad.chunks_exact(width)) {

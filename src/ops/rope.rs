@@ -32,7 +32,8 @@ impl Angles {
             }
         }
         let shape = (positions.len(), inv_freq.len());
-        let tensor = |v: Vec<f64>| Tensor::from_vec(v, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        let tensor =
+            |v: Vec<f64>| Tensor::from_vec(v, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         Ok(Self { cos: tensor(cos)?, sin: tensor(sin)? })
     }
 }
@@ -75,21 +76,26 @@ fn rotate_cpu<T: Real>(x: &Tensor, angles: &Angles, back: bool) -> Result<Tensor
     let (input, cos, sin) = (&*input, &*cos, &*sin);
     let sign = if back { T::zero() - T::one() } else { T::one() };
     let mut out = vec![T::zero(); input.len()];
-    cpu::for_rows(&mut out, width, |first, rows| {
-        for (r, y) in rows.chunks_exact_mut(width).enumerate() {
-            let row = first + r;
-            let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
-            let x = &input[row * width..][..width];
-            for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                let (y1, y2) = y.split_at_mut(half);
-                let (x1, x2) = x.split_at(half);
-                for i in 0..half {
-                    let s = sin[i] * sign;
-                    y1[i] = x1[i] * cos[i] - x2[i] * s;
-                    y2[i] = x2[i] * cos[i] + x1[i] * s;
+    cpu::for_rows(
+        &mut out,
+        width,
+        #[inline(always)]
+        |first, rows| {
+            for (r, y) in rows.chunks_exact_mut(width).enumerate() {
+                let row = first + r;
+                let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                let x = &input[row * width..][..width];
+                for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                    let (y1, y2) = y.split_at_mut(half);
+                    let (x1, x2) = x.split_at(half);
+                    for i in 0..half {
+                        let s = sin[i] * sign;
+                        y1[i] = x1[i] * cos[i] - x2[i] * s;
+                        y2[i] = x2[i] * cos[i] + x1[i] * s;
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     cpu::tensor(out, x.shape())
 }

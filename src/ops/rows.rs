@@ -55,11 +55,16 @@ fn add_cpu<T: Real + WithDType>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (x, y) = (cpu::view::<T>(a)?, cpu::view::<T>(b)?);
     let (x, y) = (&*x, &*y);
     let mut out = vec![T::zero(); x.len()];
-    cpu::for_rows(&mut out, 1, |first, out| {
-        let (x, y) = (&x[first..][..out.len()], &y[first..][..out.len()]);
-        for i in 0..out.len() {
-            out[i] = x[i] + y[i];
-        }
-    });
+    cpu::for_rows(
+        &mut out,
+        1,
+        #[inline(always)]
+        |first, out| {
+            let (x, y) = (&x[first..][..out.len()], &y[first..][..out.len()]);
+            for i in 0..out.len() {
+                out[i] = x[i] + y[i];
+            }
+        },
+    );
     cpu::tensor(out, a.shape())
 }

@@ -33,6 +33,7 @@ pub struct Pipeline {
     vocab_size: usize,
     on_too_long: Policy,
     on_untrainable: Policy,
+    format_trains: bool,
 }
 
 /// Sequences, and what was left out of them.
@@ -127,6 +128,7 @@ impl Pipeline {
             vocab_size: limits.vocab_size,
             on_too_long: config.on_too_long,
             on_untrainable: config.on_untrainable,
+            format_trains: false,
         })
     }
 
@@ -287,7 +289,8 @@ impl Pipeline {
 
     fn check(&self, sequence: &Sequence) -> Result<()> {
         self.check_length(sequence.len())?;
-        if !sequence.targets.iter().any(|target| target.weight > 0.0) {
+        let format_trains = self.format_trains && !sequence.format_positions.is_empty();
+        if !format_trains && !sequence.targets.iter().any(|target| target.weight > 0.0) {
             return Err(untrainable(&anyhow!(
                 "there is nothing to train on: no answer has a weight above 0 (tokens.on_untrainable = \"drop\" leaves \
                  such episodes out)"
@@ -319,6 +322,13 @@ impl Pipeline {
             write(&folder.join("tokenizer_config.json"), &(serde_json::to_string_pretty(config)? + "\n"))?;
         }
         write(&folder.join("chat_template.jinja"), &template)
+    }
+
+    /// Says whether the assistant's other tokens are trained too (`loss.format_weight`), so that an episode without
+    /// answers has something to train on.
+    #[must_use]
+    pub fn with_format_training(self, format_trains: bool) -> Self {
+        Self { format_trains, ..self }
     }
 
     /// How dialogues are rendered, by name.

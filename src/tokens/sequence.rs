@@ -158,7 +158,10 @@ impl Sequence {
     /// Names the target and what is wrong with it.
     pub fn validate(&self, vocab_size: Option<usize>) -> Result<()> {
         ensure!(!self.input_ids.is_empty(), "input_ids is empty");
-        ensure!(!self.targets.is_empty(), "targets is empty: there is nothing to train on");
+        ensure!(
+            !self.targets.is_empty() || !self.format_positions.is_empty(),
+            "targets is empty: there is nothing to train on"
+        );
         check_ids(&self.input_ids, vocab_size).context("input_ids")?;
         for (i, target) in self.targets.iter().enumerate() {
             target.validate(self.len(), vocab_size).with_context(|| format!("target {i}"))?;

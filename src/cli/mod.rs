@@ -1,0 +1,229 @@
+//! The command line: one file a command. Results go to standard output, progress and errors to standard error.
+
+mod eval;
+mod export;
+mod inspect;
+mod interrupt;
+mod logits;
+mod model;
+mod progress;
+mod run;
+mod table;
+mod teach;
+mod train;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::UsageError;
+use crate::hub::HubSettings;
+use interrupt::Interrupt;
+
+/// Teaches open-weight language models to update their beliefs.
+#[derive(Parser)]
+#[command(name = "bayesteach", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// All stages of a config: teach, measure the base, train, measure again, export
+    Run {
+        /// The config file
+        config: PathBuf,
+        /// Continue a run that was stopped
+        #[arg(long)]
+        resume: bool,
+        #[command(flatten)]
+        set: Settings,
+    },
+    /// Draw users, let the teacher go through every episode, write episode files
+    Teach {
+        /// The config file
+        config: PathBuf,
+        /// Where to write; the run's own episodes folder if not given
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        set: Settings,
+    },
+    /// Show how an episode becomes text, tokens and supervised positions
+    Inspect {
+        /// An episode file
+        episodes: PathBuf,
+        #[command(flatten)]
+        model: model::ModelArgs,
+        /// Which episode of the file, counted from 0
+        #[arg(long, default_value_t = 0)]
+        episode: usize,
+        /// A chat template to use instead of the model's own, or "strict"
+        #[arg(long, default_value = "auto")]
+        template: String,
+    },
+    /// Train, teaching first where the episodes are not there yet
+    Train {
+        /// The config file
+        config: PathBuf,
+        /// Continue from the last checkpoint, or from the one after STEP steps
+        #[arg(long, value_name = "STEP", num_args = 0..=1)]
+        resume: Option<Option<usize>>,
+        /// With --resume: allow another number of steps although the schedule depends on it
+        #[arg(long)]
+        extend: bool,
+        /// Start from the values of this PEFT adapter
+        #[arg(long, value_name = "DIR")]
+        init_adapter: Option<PathBuf>,
+        #[command(flatten)]
+        set: Settings,
+    },
+    /// Measure a model, with or without an adapter, against truth and teacher
+    Eval {
+        #[command(flatten)]
+        model: model::ModelArgs,
+        /// A PEFT adapter
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+        /// An episode file
+        #[arg(long, value_name = "FILE")]
+        episodes: PathBuf,
+        /// Write the measures as JSON
+        #[arg(long, value_name = "FILE.json")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        compute: model::ComputeArgs,
+    },
+    /// Write what other programs load
+    Export {
+        /// A run directory, a checkpoint, or a PEFT adapter
+        source: PathBuf,
+        /// The base model, where the source does not say it
+        #[arg(long)]
+        model: Option<String>,
+        /// The format
+        #[arg(long, value_enum)]
+        format: export::Format,
+        /// The folder to write; it must not exist yet
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Write a model's logits for given tokens, to check against other programs
+    Logits {
+        #[command(flatten)]
+        model: model::ModelArgs,
+        /// A PEFT adapter
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+        /// Lines of {"input_ids": […]}
+        #[arg(long, value_name = "IDS.jsonl")]
+        input: PathBuf,
+        /// Tensors named 0, 1, … of shape (tokens, vocabulary)
+        #[arg(long, value_name = "FILE.safetensors")]
+        out: PathBuf,
+        #[command(flatten)]
+        compute: model::ComputeArgs,
+    },
+}
+
+#[derive(Args)]
+struct Settings {
+    /// Change a value of the config; the value is TOML, or else a string
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    values: Vec<String>,
+}
+
+/// What commands share.
+struct Context {
+    hub: HubSettings,
+    interrupt: Interrupt,
+}
+
+/// Runs the command line of this process.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted after a checkpoint was written.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match in_pool(|| execute(cli.command)) {
+        Ok(Done::Finished) => ExitCode::SUCCESS,
+        Ok(Done::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", describe(&error));
+            let usage = error.chain().any(|cause| cause.is::<UsageError>());
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+/// Runs `f` on a worker of rayon's pool: from outside, every operation would wait for a worker to wake up, which
+/// costs a small model half its time.
+fn in_pool(f: impl FnOnce() -> Result<Done> + Send) -> Result<Done> {
+    // Only the first call can set up the pool; a pool that is there is as good.
+    let _ = rayon::ThreadPoolBuilder::new().stack_size(16 << 20).build_global();
+    rayon::scope(|_| f())
+}
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Finished,
+    Interrupted,
+}
+
+fn execute(command: Command) -> Result<Done> {
+    let context = Context { hub: HubSettings::from_env(), interrupt: Interrupt::install()? };
+    match command {
+        Command::Run { config, resume, set } => run::run(&config, resume, &set.values, &context),
+        Command::Teach { config, out, set } => teach::command(&config, out, &set.values),
+        Command::Inspect { episodes, model, episode, template } => {
+            inspect::command(&episodes, &model, episode, &template, &context)
+        }
+        Command::Train { config, resume, extend, init_adapter, set } => {
+            train::command(&config, train::Options { resume, extend, init_adapter }, &set.values, &context)
+        }
+        Command::Eval { model, adapter, episodes, out, compute } => {
+            eval::command(&model, adapter.as_deref(), &episodes, out.as_deref(), &compute, &context)
+        }
+        Command::Export { source, model, format, out } => {
+            export::command(&source, model.as_deref(), format, &out, &context)
+        }
+        Command::Logits { model, adapter, input, out, compute } => {
+            logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
+        }
+    }
+}
+
+/// The error and its causes, outermost first, each said once.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        // candle appends a backtrace where one is asked for; and some causes repeat what stands before them.
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// Prints a result. A reader who has gone away is no error.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Tells what is going on.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// How this program was called, for hints on what to type next.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "bayesteach".into())
+}

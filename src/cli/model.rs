@@ -1,0 +1,91 @@
+//! Opening a model for a command: its files, its shape, its tokenizer and its weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use candle_core::{DType, Device};
+use clap::Args;
+
+use super::Context;
+use crate::device;
+use crate::hub::{self, Files, Snapshot};
+use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
+use crate::model::lora::Adapter;
+use crate::model::peft;
+use crate::tokens::{ModelLimits, Pipeline, TokensConfig};
+
+#[derive(Args)]
+pub(super) struct ModelArgs {
+    /// A folder laid out like a hub snapshot, or a hub id (org/name, org/name@revision)
+    #[arg(long = "model", value_name = "SOURCE")]
+    pub source: String,
+}
+
+#[derive(Args)]
+pub(super) struct ComputeArgs {
+    /// auto, cpu, cuda:0 or metal
+    #[arg(long)]
+    pub device: Option<String>,
+    /// auto (f32 on the CPU, bf16 on GPUs), f32 or bf16
+    #[arg(long)]
+    pub dtype: Option<String>,
+}
+
+impl ComputeArgs {
+    /// The device and dtype asked for, or these.
+    pub(super) fn open(&self, device: &str, dtype: &str) -> Result<(Device, DType)> {
+        let device = device::open(self.device.as_deref().unwrap_or(device))?;
+        let dtype = device::dtype(self.dtype.as_deref().unwrap_or(dtype), &device)?;
+        Ok((device, dtype))
+    }
+}
+
+/// A model's files and shape, before its weights are loaded.
+pub(super) struct Source {
+    pub snapshot: Snapshot,
+    pub config: ModelConfig,
+}
+
+impl Source {
+    pub(super) fn find(
+        source: &str,
+        revision: Option<&str>,
+        files: Files,
+        context: &Context,
+    ) -> Result<Self> {
+        let snapshot = hub::resolve(source, revision, files, &context.hub)?;
+        let config = ModelConfig::load(&snapshot.dir)?;
+        Ok(Self { snapshot, config })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.snapshot.dir
+    }
+
+    pub(super) fn pipeline(&self, tokens: &TokensConfig) -> Result<Pipeline> {
+        let limits = ModelLimits {
+            max_position_embeddings: self.config.max_position_embeddings,
+            vocab_size: self.config.vocab_size,
+        };
+        Pipeline::load(self.dir(), tokens, limits)
+    }
+
+    pub(super) fn load(&self, dtype: DType, device: &Device) -> Result<Decoder> {
+        Decoder::load(self.dir(), &self.config, dtype, device)
+            .with_context(|| format!("cannot load {}", self.snapshot.name))
+    }
+
+    pub(super) fn adapter(&self, dir: &Path) -> Result<Adapter> {
+        Ok(peft::read(&adapter_folder(dir), &self.config)?.1)
+    }
+}
+
+/// A run directory stands for the adapter that it made.
+pub(super) fn adapter_folder(dir: &Path) -> PathBuf {
+    let within = dir.join("adapter");
+    if !dir.join(peft::CONFIG_FILE).exists() && within.join(peft::CONFIG_FILE).exists() {
+        return within;
+    }
+    dir.to_path_buf()
+}

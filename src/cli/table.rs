@@ -1,0 +1,84 @@
+//! The table of results: baseline beside fine-tuned beside teacher.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use crate::metrics::{Measures, MeasuresAt};
+
+/// A column of the table.
+pub(super) struct Column<'a> {
+    pub title: &'a str,
+    pub measures: &'a Measures,
+}
+
+type Measure = (&'static str, fn(&Measures) -> Option<f64>);
+type MeasureAt = (&'static str, fn(&MeasuresAt) -> Option<f64>);
+
+const OVERALL: [Measure; 8] = [
+    ("accuracy", |m| m.accuracy),
+    ("agreement with the teacher", |m| Some(m.agreement)),
+    ("KL from the teacher (nats)", |m| Some(m.kl)),
+    ("entropy (nats)", |m| Some(m.entropy)),
+    ("mass on the top option", |m| Some(m.top_probability)),
+    ("mass on the options", |m| Some(m.option_mass)),
+    ("calibration error", |m| m.ece),
+    ("Brier score", |m| m.brier),
+];
+
+const BY_OBSERVATIONS: [MeasureAt; 4] = [
+    ("accuracy", |m| m.accuracy),
+    ("KL", |m| Some(m.kl)),
+    ("entropy", |m| Some(m.entropy)),
+    ("top mass", |m| Some(m.top_probability)),
+];
+
+/// The measures overall, a row each.
+pub(super) fn overall(columns: &[Column]) -> String {
+    let mut table = new_table(std::iter::once("").chain(columns.iter().map(|c| c.title)));
+    for (name, measure) in OVERALL {
+        let values = columns.iter().map(|c| number(measure(c.measures)));
+        table.add_row(std::iter::once(Cell::new(name)).chain(values));
+    }
+    table.to_string()
+}
+
+/// The measures by number of observations: a row a number, a column each of measure and model.
+pub(super) fn by_observations(columns: &[Column]) -> String {
+    let titles = BY_OBSERVATIONS
+        .iter()
+        .flat_map(|(name, _)| columns.iter().map(move |c| format!("{name}\n{}", c.title)))
+        .collect::<Vec<_>>();
+    let lead = ["earlier\nanswers", "answers"].map(String::from);
+    let mut table = new_table(lead.into_iter().chain(titles));
+    let Some(first) = columns.first() else { return String::new() };
+    for at in &first.measures.by_observations {
+        let mut row = vec![integer(at.observations), integer(at.answers)];
+        for (_, measure) in BY_OBSERVATIONS {
+            for column in columns {
+                let same = column.measures.by_observations.iter().find(|m| m.observations == at.observations);
+                row.push(number(same.and_then(measure)));
+            }
+        }
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(titles.map(|t| t.into().set_alignment(CellAlignment::Right)));
+    table
+}
+
+fn number(value: Option<f64>) -> Cell {
+    let text = match value {
+        Some(v) if v != 0.0 && v.abs() < 0.01 => format!("{v:.4}"),
+        Some(v) => format!("{v:.3}"),
+        None => "-".to_string(),
+    };
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn integer(value: usize) -> Cell {
+    Cell::new(value).set_alignment(CellAlignment::Right)
+}

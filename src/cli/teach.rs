@@ -1,0 +1,97 @@
+//! `bayesteach teach`, and the teaching stage of other commands.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::progress::Progress;
+use super::{Done, note, print};
+use crate::config::RunConfig;
+use crate::files;
+use crate::teacher::{self, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary};
+
+/// The folder of a teacher's episodes within a run.
+pub(super) const FOLDER: &str = "episodes";
+/// What the episodes were drawn from, beside them.
+const INPUTS_FILE: &str = "inputs.json";
+
+/// All that a teacher's episodes are a function of.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Inputs {
+    version: String,
+    seed: u64,
+    teacher: TeacherConfig,
+    split: SplitConfig,
+}
+
+pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Result<Done> {
+    let config = RunConfig::load(config, set)?;
+    let dir = out.unwrap_or_else(|| config.run_dir().join(FOLDER));
+    let summary = teach(&config, &dir)?;
+    print(&describe(&summary));
+    print(&format!("episodes are in {}", dir.display()));
+    Ok(Done::Finished)
+}
+
+/// The run's episodes: those that are there, if they are of the same inputs, else newly drawn ones.
+pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
+    let dir = config.run_dir().join(FOLDER);
+    let inputs = inputs(config)?;
+    let there = files::read_json::<Inputs>(&dir.join(INPUTS_FILE)).ok().filter(|old| *old == inputs);
+    if there.is_some()
+        && let Ok(summary) = files::read_json(&dir.join(TEACHER_FILE))
+    {
+        note(&format!("teach: the episodes in {} are of the same settings: kept", dir.display()));
+        return Ok(summary);
+    }
+    teach(config, &dir)
+}
+
+fn inputs(config: &RunConfig) -> Result<Inputs> {
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    let teacher = config.teacher()?.clone();
+    Ok(Inputs { version, seed: config.run.seed, teacher, split: config.split.clone() })
+}
+
+fn teach(config: &RunConfig, dir: &Path) -> Result<TeacherSummary> {
+    let inputs = inputs(config)?;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| anyhow::anyhow!("cannot make the folder {}: {e}", dir.display()))?;
+    let progress: Mutex<Cell<Option<Progress>>> = Mutex::new(Cell::new(None));
+    let report = |done: u64, total: u64| {
+        let Ok(mut slot) = progress.lock() else { return };
+        let bar = slot.get_mut().get_or_insert_with(|| Progress::new("teach", 0, total));
+        bar.at(done, "episodes");
+    };
+    let summary = teacher::teach(&inputs.teacher, &inputs.split, inputs.seed, dir, &report)?;
+    files::write_json(&dir.join(INPUTS_FILE), &inputs)?;
+    if let Ok(mut slot) = progress.lock()
+        && let Some(bar) = slot.get_mut()
+    {
+        bar.finish();
+    }
+    Ok(summary)
+}
+
+/// A few words on what was drawn.
+pub(super) fn describe(summary: &TeacherSummary) -> String {
+    let split = &summary.split;
+    format!(
+        "{}: {} episodes ({} train, {} validation, {} test; {} users shared), {} answers; the teacher's accuracy is \
+         {:.3}, its entropy {:.3} nats, its calibration error {:.4} (perfect calibration: {:.4})",
+        summary.world,
+        summary.episodes,
+        split.train,
+        split.validation,
+        split.test,
+        split.shared_users,
+        summary.answers,
+        summary.accuracy,
+        summary.entropy,
+        summary.ece,
+        summary.ece_expected
+    )
+}

@@ -1,0 +1,500 @@
+//! `bayesteach train`, and the training stage of `run`: everything around the loop.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use super::model::Source;
+use super::progress::Progress;
+use super::{Context, Done, eval, note, print, program, teach};
+use crate::config::{CONFIG_FILE, Init, RunConfig};
+use crate::device;
+use crate::error::usage;
+use crate::files;
+use crate::hub::Files;
+use crate::model::decoder::Decoder;
+use crate::model::gradients::Trainable;
+use crate::model::loading::weight_files;
+use crate::model::lora::Adapter;
+use crate::tokens::{Line, Pipeline, Sequence, read_lines};
+use crate::train::checkpoint::{self, Trained};
+use crate::train::config::{Checkpointing, ScheduleKind};
+use crate::train::trainer::{self, Data, Event, Outcome, Settings, Start};
+
+/// How a training starts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    /// From the last checkpoint, or from that step's.
+    pub resume: Option<Option<usize>>,
+    /// Another number of steps is fine although the schedule depends on it.
+    pub extend: bool,
+    /// An adapter to start from.
+    pub init_adapter: Option<PathBuf>,
+}
+
+/// `run.json`
+#[derive(Serialize, Deserialize)]
+struct RunFile {
+    format_version: u32,
+    version: String,
+    seed: u64,
+    device: String,
+    dtype: String,
+    kernels: String,
+    threads: usize,
+    model: String,
+    model_revision: Option<String>,
+    template: String,
+    fingerprints: Fingerprints,
+}
+
+/// What may not change between starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fingerprints {
+    /// Of the encoded episodes.
+    data: String,
+    /// Of the base model's config and weights.
+    pub model: String,
+    /// Of the resolved config.
+    config: String,
+}
+
+const RUN_FILE: &str = "run.json";
+const LOCK_FILE: &str = "lock";
+
+pub(super) fn command(config: &Path, options: Options, set: &[String], context: &Context) -> Result<Done> {
+    let config = RunConfig::load(config, set)?;
+    let _lock = lock(&config.run_dir())?;
+    let mut job = Job::prepare(config, &options, context)?;
+    let outcome = job.train(context)?;
+    let (run_dir, program) = (job.config.run_dir(), program());
+    match outcome {
+        Outcome::Interrupted => {
+            print(&format!("interrupted; continue with --resume (run directory {})", run_dir.display()));
+            return Ok(Done::Interrupted);
+        }
+        Outcome::StoppedEarly => print("stopped early: the validation KL no longer falls"),
+        Outcome::Finished => {}
+    }
+    print(&format!("the {} is in {}", job.what(), job.result_dir().display()));
+    if job.config.train.weights == Trainable::Lora {
+        print(&format!(
+            "measure it with: {program} eval --model {} --adapter {} --episodes FILE",
+            job.source.snapshot.name,
+            job.result_dir().display()
+        ));
+    }
+    Ok(Done::Finished)
+}
+
+/// Keeps a second writer out of a run; the lock goes with its owner.
+pub(super) fn lock(run_dir: &Path) -> Result<File> {
+    std::fs::create_dir_all(run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
+    let path = run_dir.join(LOCK_FILE);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!(
+                "another process is writing to {}: wait for it, or choose another run.name",
+                run_dir.display()
+            )
+        }
+        Err(std::fs::TryLockError::Error(e)) => {
+            Err(anyhow!(e).context(format!("cannot lock {}", path.display())))
+        }
+    }
+}
+
+/// A training with everything at hand but the loop itself.
+pub(super) struct Job {
+    /// The config, every automatic choice settled.
+    pub config: RunConfig,
+    pub source: Source,
+    pub pipeline: Pipeline,
+    pub decoder: Decoder,
+    pub fingerprints: Fingerprints,
+    data: Data,
+    start: Start,
+}
+
+impl Job {
+    pub(super) fn prepare(config: RunConfig, options: &Options, context: &Context) -> Result<Self> {
+        let run_dir = config.run_dir();
+        let stored = match run_dir.join(CONFIG_FILE).is_file() {
+            true => Some(RunConfig::stored(&run_dir).context("the run's stored config")?),
+            false => None,
+        };
+        if stored.is_some() && options.resume.is_none() {
+            return Err(usage(format!(
+                "the run {} exists already: --resume continues it, another run.name begins a new one",
+                run_dir.display()
+            )));
+        }
+        checkpoint::remove_unfinished(&run_dir)?;
+        let model = config.model()?;
+        let files = if model.init == Init::Random { Files::Tokenizer } else { Files::All };
+        let source = Source::find(&model.source, model.revision.as_deref(), files, context)?;
+        if config.train.weights == Trainable::All && source.config.multimodal {
+            return Err(usage("train.weights = \"all\" does not go with a multimodal checkpoint"));
+        }
+        let format_trains = config.loss.format_weight > 0.0;
+        let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
+        let data = load_data(&config, &pipeline)?;
+        let (config, device, dtype) = settle(config, stored.as_ref(), &data, &source)?;
+        let fingerprints = Fingerprints {
+            data: fingerprint_of_data(&data)?,
+            model: fingerprint_of_model(&source, &config)?,
+            config: blake3::hash(config.to_toml()?.as_bytes()).to_hex().to_string(),
+        };
+        if let Some(stored) = &stored {
+            check_unchanged(&config, stored, &fingerprints, options.extend)?;
+        }
+        let start = starting_point(&run_dir, &source, options)?;
+        let decoder = match config.model()?.init {
+            Init::Pretrained => source.load(dtype, &device)?,
+            Init::Random => Decoder::random(&source.config, config.run.seed, dtype, &device)?,
+        };
+        check_disk_space(&config, &source)?;
+        Ok(Self { config, source, pipeline, decoder, fingerprints, data, start })
+    }
+
+    /// Runs the loop and writes the result.
+    pub(super) fn train(&mut self, context: &Context) -> Result<Outcome> {
+        let run_dir = self.config.run_dir();
+        let settings = self.settings()?;
+        let (run_file, config_text) = (self.run_file()?, self.config.to_toml()?);
+        let mut progress: Option<Progress> = None;
+        let mut started: Result<()> = Ok(());
+        let mut observe = |event: Event| match event {
+            Event::Ready { parameters, done, steps } => {
+                note(&format!("train: {parameters} parameters, {} of {steps} steps to do", steps - done));
+                started = files::write(&run_dir.join(CONFIG_FILE), config_text.as_bytes())
+                    .and_then(|()| files::write_json(&run_dir.join(RUN_FILE), &run_file));
+                progress = Some(Progress::new("train", done as u64, steps as u64));
+            }
+            Event::Step(record) => {
+                if let Some(progress) = &progress {
+                    progress.at(record.step as u64, &describe(record));
+                }
+            }
+            Event::Evaluation(record) => {
+                if let Some(progress) = &progress {
+                    progress.line(&format!(
+                        "step {}: validation KL {:.5}, entropy {:.3}, agreement {:.3}",
+                        record.step,
+                        record.validation_kl,
+                        record.validation_entropy,
+                        record.validation_agreement
+                    ));
+                }
+            }
+            Event::Saved(_) => {}
+        };
+        let start = std::mem::replace(&mut self.start, Start::Fresh);
+        let (trained, outcome) = context.interrupt.gracefully(|stop| {
+            trainer::train(&mut self.decoder, &self.data, &settings, &run_dir, start, stop, &mut observe)
+        })?;
+        started?;
+        if let Some(progress) = &progress {
+            progress.finish();
+        }
+        self.write_result(&trained)?;
+        Ok(outcome)
+    }
+
+    /// The folder of what was trained.
+    pub(super) fn result_dir(&self) -> PathBuf {
+        self.config.run_dir().join(self.what())
+    }
+
+    /// What is trained, in a word.
+    pub(super) fn what(&self) -> &'static str {
+        match self.config.train.weights {
+            Trainable::Lora => "adapter",
+            Trainable::All => "model",
+        }
+    }
+
+    fn write_result(&self, trained: &Trained) -> Result<()> {
+        files::write_folder(&self.result_dir(), |dir| {
+            trained.write(dir)?;
+            if self.config.train.weights == Trainable::All {
+                for name in ["config.json", "generation_config.json"] {
+                    let from = self.source.dir().join(name);
+                    if from.is_file() {
+                        std::fs::copy(&from, dir.join(name))
+                            .with_context(|| format!("cannot copy {}", from.display()))?;
+                    }
+                }
+            }
+            self.pipeline.save_beside(self.source.dir(), dir)
+        })
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let config = self.config.clone();
+        Ok(Settings {
+            seed: config.run.seed,
+            lora: config.lora,
+            loss: config.loss,
+            optimizer: config.optimizer,
+            schedule: config.schedule,
+            train: config.train,
+            base: self.source.snapshot.name.clone(),
+            revision: self.source.snapshot.revision.clone(),
+        })
+    }
+
+    fn run_file(&self) -> Result<RunFile> {
+        Ok(RunFile {
+            format_version: 1,
+            version: env!("CARGO_PKG_VERSION").into(),
+            seed: self.config.run.seed,
+            device: self.config.run.device.clone(),
+            dtype: self.config.model()?.dtype.clone(),
+            kernels: match self.decoder.device() {
+                Device::Cpu => "cpu".into(),
+                _ => "composed".into(),
+            },
+            threads: rayon::current_num_threads(),
+            model: self.source.snapshot.name.clone(),
+            model_revision: self.source.snapshot.revision.clone(),
+            template: self.pipeline.variant().as_str().into(),
+            fingerprints: self.fingerprints.clone(),
+        })
+    }
+}
+
+fn describe(record: &crate::train::metrics_log::StepRecord) -> String {
+    let kl = record.kl.map(|kl| format!("  KL {kl:.5}")).unwrap_or_default();
+    let memory =
+        record.peak_memory_bytes.map(|b| format!("  peak {:.2} GB", b as f64 / 1e9)).unwrap_or_default();
+    format!("loss {:.5}{kl}  {:.0} tokens/s{memory}", record.loss, record.tokens_per_second)
+}
+
+/// Where a run's episodes are: (train, validation, test).
+pub(super) fn episode_files(config: &RunConfig) -> (PathBuf, Option<PathBuf>, Option<PathBuf>) {
+    match &config.data {
+        Some(data) => (data.train.clone(), data.validation.clone(), data.test.clone()),
+        None => {
+            let dir = config.run_dir().join(teach::FOLDER);
+            let file = |name: &str| dir.join(name);
+            (file("train.jsonl"), Some(file("validation.jsonl")), Some(file("test.jsonl")))
+        }
+    }
+}
+
+/// Encodes episodes, and says how many were dropped.
+pub(super) fn encode(pipeline: &Pipeline, lines: &[Line], file: &Path) -> Result<Vec<Sequence>> {
+    let encoded = pipeline.encode_all(lines).with_context(|| file.display().to_string())?;
+    eval::tell_dropped(&encoded);
+    Ok(encoded.sequences)
+}
+
+fn load_data(config: &RunConfig, pipeline: &Pipeline) -> Result<Data> {
+    if config.data.is_none() {
+        teach::ensure(config)?;
+    }
+    let (train, validation, _) = episode_files(config);
+    let validation = match validation {
+        Some(file) if file_has_lines(&file)? => {
+            let lines = config.eval.choose(read_lines(&file)?);
+            encode(pipeline, &lines, &file)?
+        }
+        _ => Vec::new(),
+    };
+    let train_sequences = encode(pipeline, &read_lines(&train)?, &train)?;
+    if train_sequences.is_empty() {
+        return Err(anyhow!("{}: no episode is left to train on", train.display()));
+    }
+    Ok(Data { train: train_sequences, validation })
+}
+
+/// A split of fraction 0 leaves an empty file.
+fn file_has_lines(path: &Path) -> Result<bool> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(metadata.len() > 0)
+}
+
+/// Settles every automatic choice: as the run's first start did, or now.
+fn settle(
+    mut config: RunConfig,
+    stored: Option<&RunConfig>,
+    data: &Data,
+    source: &Source,
+) -> Result<(RunConfig, Device, DType)> {
+    let stored_model = stored.and_then(|s| s.model.as_ref());
+    let device = match (config.run.device.as_str(), stored) {
+        ("auto", Some(stored)) => device::open(&stored.run.device).or_else(|_| device::open("auto"))?,
+        (name, _) => device::open(name)?,
+    };
+    config.run.device = device::name(&device);
+    if let Some(stored) = stored.filter(|s| s.run.device != config.run.device) {
+        note(&format!(
+            "the run began on {} and goes on on {}: what follows equals the uninterrupted run up to rounding only",
+            stored.run.device, config.run.device
+        ));
+    }
+    let Some(model) = config.model.as_mut() else { return Err(usage("[model] is missing")) };
+    if let (true, Some(stored)) = (model.dtype == "auto", stored_model) {
+        model.dtype.clone_from(&stored.dtype);
+    }
+    let dtype = device::dtype(&model.dtype, &device)?;
+    model.dtype = device::dtype_name(dtype).into();
+    if config.train.weights == Trainable::All && dtype != DType::F32 {
+        return Err(usage("train.weights = \"all\" computes in f32: set model.dtype = \"f32\""));
+    }
+    if config.train.checkpointing == Checkpointing::Auto {
+        config.train.checkpointing = match stored {
+            Some(stored) => stored.train.checkpointing,
+            None => checkpointing(&config, source, data),
+        };
+    }
+    let steps_per_epoch = data.train.len().div_ceil(config.train.batch_size);
+    config.train.max_steps = Some(config.train.total_steps(steps_per_epoch));
+    config.train.epochs = None;
+    Ok((config, device, dtype))
+}
+
+/// Bytes of kept activations above which `auto` recomputes blocks.
+const ACTIVATIONS_AT_MOST: usize = 4 << 30;
+
+fn checkpointing(config: &RunConfig, source: &Source, data: &Data) -> Checkpointing {
+    let model = &source.config;
+    let longest = data.train.iter().map(Sequence::len).max().unwrap_or(0);
+    let tokens = config.train.micro_batch_tokens.max(longest);
+    let heads = 2 * model.num_attention_heads + 2 * model.num_key_value_heads;
+    let per_token = 6 * model.hidden_size + heads * model.head_dim + 2 * model.intermediate_size;
+    let bytes = tokens * per_token * model.num_layers() * 4;
+    if bytes > ACTIVATIONS_AT_MOST { Checkpointing::Block } else { Checkpointing::None }
+}
+
+/// What a resumed run may change, besides the device.
+const MAY_CHANGE: [&str; 7] = [
+    "train.max_steps",
+    "train.save_every",
+    "train.eval_every",
+    "train.keep_last",
+    "train.early_stopping_patience",
+    "run.dir",
+    "run.device",
+];
+
+fn check_unchanged(config: &RunConfig, stored: &RunConfig, now: &Fingerprints, extend: bool) -> Result<()> {
+    let changed = config.differences(stored)?;
+    let refused: Vec<String> = changed
+        .iter()
+        .filter(|(key, ..)| !MAY_CHANGE.contains(&key.as_str()))
+        .map(|(key, now, then)| format!("{key} is {now} and was {then}"))
+        .collect();
+    if !refused.is_empty() {
+        return Err(usage(format!(
+            "a resumed run may not change this: {}; set it back, or begin a new run under another run.name",
+            refused.join("; ")
+        )));
+    }
+    let steps = changed.iter().find(|(key, ..)| key == "train.max_steps");
+    if let Some((_, now, then)) = steps
+        && config.schedule.kind != ScheduleKind::Constant
+        && !extend
+    {
+        return Err(usage(format!(
+            "train.max_steps is {now} and was {then}, and the schedule depends on it: the learning rate would not go \
+             on as it was; --extend accepts that, schedule.kind = \"constant\" from the start avoids it"
+        )));
+    }
+    let run: RunFile = files::read_json(&config.run_dir().join(RUN_FILE))?;
+    let then = &run.fingerprints;
+    for (what, now, then) in [("model", &now.model, &then.model), ("data", &now.data, &then.data)] {
+        if now != then {
+            return Err(usage(format!(
+                "the {what} is not what this run began with (fingerprint {now:.12}, was {then:.12}): bring it back, or \
+                 begin a new run under another run.name"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn starting_point(run_dir: &Path, source: &Source, options: &Options) -> Result<Start> {
+    let steps = if options.resume.is_some() { checkpoint::list(run_dir)? } else { Vec::new() };
+    let wanted = match options.resume.flatten() {
+        Some(step) if !steps.contains(&step) => {
+            return Err(usage(format!(
+                "--resume {step}: {} has no such checkpoint, only those after steps {steps:?}",
+                run_dir.display()
+            )));
+        }
+        Some(step) => Some(step),
+        None => steps.last().copied(),
+    };
+    match (wanted, &options.init_adapter) {
+        (Some(_), Some(_)) => Err(usage("--init-adapter is for a new run, but --resume found a checkpoint")),
+        (Some(step), None) => Ok(Start::Checkpoint(checkpoint::path(run_dir, step))),
+        (None, Some(dir)) => {
+            let adapter: Adapter = source.adapter(dir)?;
+            Ok(Start::From(Box::new(adapter)))
+        }
+        (None, None) => Ok(Start::Fresh),
+    }
+}
+
+fn fingerprint_of_data(data: &Data) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for part in [&data.train, &data.validation] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        for sequence in part {
+            hasher.update(format!("{sequence:?}").as_bytes());
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
+    let mut paths = vec![source.dir().join("config.json")];
+    if config.model()?.init == Init::Pretrained {
+        paths.extend(weight_files(source.dir())?);
+    }
+    let mut hasher = blake3::Hasher::new();
+    for path in paths {
+        hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn check_disk_space(config: &RunConfig, source: &Source) -> Result<()> {
+    let parameters = match config.train.weights {
+        Trainable::Lora => {
+            let layer = config.lora.targets().into_iter().map(|name| {
+                let (d_out, d_in) = crate::model::lora::linear_shape(&source.config, name);
+                (d_out + d_in) * config.lora.r
+            });
+            layer.sum::<usize>() * source.config.num_layers()
+        }
+        Trainable::All => source.config.parameter_count(),
+    };
+    // Weights and two moments in f32; the kept ones, the best one, one being written, and the result.
+    let steps = config.train.max_steps.unwrap_or(1);
+    let saves = if config.train.save_every == 0 { 1 } else { steps.div_ceil(config.train.save_every) };
+    let kept = if config.train.keep_last == 0 { saves } else { saves.min(config.train.keep_last) };
+    let needed = (parameters * 12 * (kept + 3)) as u64;
+    let run_dir = config.run_dir();
+    let free = fs4::available_space(&run_dir)
+        .with_context(|| format!("cannot tell the free space at {}", run_dir.display()))?;
+    if free < needed {
+        bail!(
+            "{}: the checkpoints need {:.1} GB, but only {:.1} GB are free; lower train.keep_last ({}) or choose \
+             another run.dir",
+            run_dir.display(),
+            needed as f64 / 1e9,
+            free as f64 / 1e9,
+            config.train.keep_last
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Runs a model over episodes and hands what it predicts to `metrics`.
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Prediction;
+use crate::model::decoder::{Decoder, Keep, Tokens};
+use crate::ops::kl::Targets;
+use crate::rng;
+use crate::tokens::{Batch, Sequence, TargetKind, micro_batches};
+
+/// `[eval]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// How many episodes of a file are measured; 0 for all.
+    pub episodes: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { episodes: 200 }
+    }
+}
+
+impl EvalConfig {
+    /// The episodes to measure: `episodes` of `all`, drawn once and for all, in their order.
+    ///
+    /// Not the first ones: a teacher writes its users in the order of the grid.
+    pub fn choose<T>(&self, all: Vec<T>) -> Vec<T> {
+        if self.episodes == 0 || self.episodes >= all.len() {
+            return all;
+        }
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        rng::stream(0, "eval/episodes", 0).shuffle(&mut order);
+        let mut chosen = vec![false; all.len()];
+        order[..self.episodes].iter().for_each(|&i| chosen[i] = true);
+        all.into_iter().zip(chosen).filter_map(|(item, keep)| keep.then_some(item)).collect()
+    }
+}
+
+/// The model's prediction at every answer of `sequences`, in order; `progress` gets the number of sequences done.
+///
+/// # Errors
+/// If the device fails, or the model's output is not a number.
+pub fn predictions(
+    decoder: &Decoder,
+    sequences: &[Sequence],
+    tokens_at_once: usize,
+    progress: &dyn Fn(usize),
+) -> Result<Vec<Prediction>> {
+    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
+    let all: Vec<usize> = (0..sequences.len()).collect();
+    let mut predictions = Vec::new();
+    let mut done = 0;
+    for indices in micro_batches(&lengths, &all, tokens_at_once) {
+        let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
+        predict(decoder, &chosen, &mut predictions)?;
+        done += indices.len();
+        progress(done);
+    }
+    Ok(predictions)
+}
+
+fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Prediction>) -> Result<()> {
+    let batch = Batch::new(chosen, TargetKind::default());
+    let tokens =
+        Tokens { input_ids: &batch.input_ids, positions: &batch.positions, boundaries: &batch.boundaries };
+    let (hidden, _) = decoder.forward(&decoder.run(tokens, None)?, Keep::Nothing)?;
+    let whole_vocabulary = vec![true; batch.targets()];
+    let targets = Targets {
+        option_boundaries: &batch.option_boundaries,
+        ids: &batch.target_ids,
+        probs: &batch.target_probs,
+        weights: &batch.weights,
+        whole_vocabulary: &whole_vocabulary,
+    };
+    let (rows, _) = decoder.answer_kl(&hidden, &batch.target_rows, targets, None)?;
+    let mut row = 0;
+    for (_, sequence) in chosen {
+        for (i, target) in sequence.targets.iter().filter(|t| t.weight > 0.0).enumerate() {
+            let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
+            row += 1;
+            let (truth, observations) =
+                target.answer.as_ref().map_or((None, i), |a| (a.truth, a.observations));
+            let prediction =
+                Prediction::new(&rows.option_log_probs[options], &target.probs, truth, observations)
+                    .with_context(|| format!("episode {:?}, answer {}", sequence.id, i + 1))?;
+            out.push(prediction);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! What other programs load.
+
+pub mod peft;

@@ -1,0 +1,201 @@
+//! Checkpoints: all that the next step depends on, written whole or not at all.
+//!
+//! A checkpoint is a folder `checkpoints/step-00000100` with the trained weights (a PEFT adapter, or
+//! `model.safetensors`), `optimizer.safetensors` and `state.json`. It becomes visible by one rename.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::AdamW;
+use crate::files;
+use crate::model::lora::Adapter;
+use crate::model::peft::{self, PeftConfig};
+use crate::model::tensors;
+
+/// The folder of checkpoints within a run.
+pub const FOLDER: &str = "checkpoints";
+/// Names the best checkpoint, within a run.
+pub const BEST_FILE: &str = "best.json";
+const STATE_FILE: &str = "state.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// The weights of a run that trains all of them.
+pub const MODEL_FILE: &str = "model.safetensors";
+
+/// What a run remembers besides tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Always 1.
+    pub format_version: u32,
+    /// Steps done.
+    pub step: usize,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// Evaluations since the best one.
+    pub evaluations_without_improvement: usize,
+}
+
+/// The best evaluation on the validation episodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done then.
+    pub step: usize,
+    /// Its KL over the options, in nats.
+    pub kl: f64,
+    /// The checkpoint, relative to the run directory.
+    pub checkpoint: String,
+}
+
+/// What is trained, with its tensors.
+#[derive(Clone, Debug)]
+pub enum Trained {
+    /// An adapter, and what its `adapter_config.json` says.
+    Adapter(Adapter, Box<PeftConfig>),
+    /// All weights, by name.
+    All(BTreeMap<String, Tensor>),
+}
+
+impl Trained {
+    /// The trained tensors by name.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        match self {
+            Self::Adapter(adapter, _) => adapter.tensors(),
+            Self::All(weights) => weights.clone(),
+        }
+    }
+
+    /// Writes the weights into `dir`, as a PEFT adapter or as `model.safetensors`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        match self {
+            Self::Adapter(adapter, config) => peft::write(dir, config, adapter),
+            Self::All(weights) => tensors::write(&dir.join(MODEL_FILE), weights),
+        }
+    }
+}
+
+/// `step-00000100`
+pub fn name(step: usize) -> String {
+    format!("step-{step:08}")
+}
+
+/// Writes a checkpoint of the run in `run_dir`.
+///
+/// # Errors
+/// If the disk fails; then no checkpoint of that step is there.
+pub fn write(run_dir: &Path, trained: &Trained, optimizer: &AdamW, state: &State) -> Result<()> {
+    files::write_folder(&run_dir.join(FOLDER).join(name(state.step)), |dir| {
+        trained.write(dir)?;
+        tensors::write(&dir.join(OPTIMIZER_FILE), &optimizer.tensors())?;
+        files::write_json(&dir.join(STATE_FILE), state)
+    })?;
+    match &state.best {
+        Some(best) => files::write_json(&run_dir.join(BEST_FILE), best),
+        None => Ok(()),
+    }
+}
+
+/// The state of the checkpoint in `dir`.
+///
+/// # Errors
+/// If it is missing, damaged or of another version.
+pub fn read_state(dir: &Path) -> Result<State> {
+    let state: State = files::read_json(&dir.join(STATE_FILE))?;
+    ensure!(state.format_version == 1, "{}: format_version {} is not 1", dir.display(), state.format_version);
+    Ok(state)
+}
+
+/// The optimizer's tensors of the checkpoint in `dir`.
+///
+/// # Errors
+/// If they are missing or damaged.
+pub fn read_optimizer(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
+    tensors::read(&dir.join(OPTIMIZER_FILE))
+}
+
+/// The steps of the checkpoints of a run, ascending.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn list(run_dir: &Path) -> Result<Vec<usize>> {
+    let folder = run_dir.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut steps = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let file_name = entry?.file_name();
+        steps.extend(
+            file_name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse::<usize>().ok()),
+        );
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// The folder of the checkpoint after `step` steps.
+pub fn path(run_dir: &Path, step: usize) -> PathBuf {
+    run_dir.join(FOLDER).join(name(step))
+}
+
+/// Removes all but the last `keep_last` checkpoints and the best one; 0 keeps all.
+///
+/// # Errors
+/// If the disk fails.
+pub fn prune(run_dir: &Path, keep_last: usize, best: Option<&Best>) -> Result<()> {
+    let steps = list(run_dir)?;
+    if keep_last == 0 || steps.len() <= keep_last {
+        return Ok(());
+    }
+    for &step in &steps[..steps.len() - keep_last] {
+        if best.is_none_or(|b| b.step != step) {
+            remove(run_dir, step)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints after `step`, which a run resumed from there will write again.
+///
+/// # Errors
+/// If the disk fails.
+pub fn remove_after(run_dir: &Path, step: usize) -> Result<()> {
+    for later in list(run_dir)?.into_iter().filter(|&s| s > step) {
+        remove(run_dir, later)?;
+    }
+    Ok(())
+}
+
+/// By a rename first, so that no half-removed checkpoint is ever seen.
+fn remove(run_dir: &Path, step: usize) -> Result<()> {
+    let from = path(run_dir, step);
+    let at = || format!("cannot remove {}", from.display());
+    let aside = tempfile::Builder::new().prefix(".tmp-").tempdir_in(run_dir.join(FOLDER)).with_context(at)?;
+    std::fs::rename(&from, aside.path().join("old")).with_context(at)?;
+    aside.close().with_context(at)
+}
+
+/// Removes what a killed process left unfinished in a run.
+///
+/// # Errors
+/// If the disk fails.
+pub fn remove_unfinished(run_dir: &Path) -> Result<()> {
+    for folder in [run_dir.to_path_buf(), run_dir.join(FOLDER)] {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            let unfinished = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"));
+            if unfinished {
+                let removed =
+                    if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                removed.with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! One optimizer step's loss and gradients: a sum and a weight over all micro-batches, divided once.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+
+use super::config::{LossConfig, LossKind, Support};
+use crate::model::decoder::{Decoder, Keep, Tokens};
+use crate::model::gradients::{Gradients, Trainable};
+use crate::ops::dropout::Dropout;
+use crate::ops::kl::{Rows, Targets};
+use crate::tokens::{Batch, Sequence, TargetKind, micro_batches};
+
+/// What stays the same from step to step.
+#[derive(Clone, Copy, Debug)]
+pub struct LossSettings<'a> {
+    /// The loss.
+    pub loss: &'a LossConfig,
+    /// What gets gradients.
+    pub trainable: Trainable,
+    /// Tokens that go through the model at a time.
+    pub micro_batch_tokens: usize,
+    /// What is kept for the backward.
+    pub keep: Keep,
+    /// The adapter's dropout.
+    pub dropout: f64,
+    /// The run's seed, for dropout.
+    pub seed: u64,
+}
+
+/// One optimizer step's sums.
+#[derive(Debug)]
+pub struct StepSums {
+    /// Σ weight · loss over all targets.
+    pub loss: f64,
+    /// Σ weight over all targets.
+    pub weight: f64,
+    /// Σ KL(teacher ‖ model) over answers, over the whole vocabulary, unweighted.
+    pub kl: f64,
+    /// Number of answers.
+    pub answers: usize,
+    /// Tokens that went through the model.
+    pub tokens: usize,
+    /// Gradients of Σ weight · loss.
+    pub gradients: BTreeMap<String, Tensor>,
+}
+
+/// The sums over `batch` (indices into `sequences`), for step number `step`.
+///
+/// # Errors
+/// If the batch has nothing to train on or the device fails.
+pub fn step_sums(
+    decoder: &Decoder,
+    sequences: &[Sequence],
+    batch: &[usize],
+    settings: &LossSettings,
+    step: usize,
+) -> Result<StepSums> {
+    let mut gradients = Gradients::new(settings.trainable);
+    let mut sums =
+        StepSums { loss: 0.0, weight: 0.0, kl: 0.0, answers: 0, tokens: 0, gradients: BTreeMap::new() };
+    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
+    let mut place = 0;
+    for indices in micro_batches(&lengths, batch, settings.micro_batch_tokens) {
+        let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
+        let keys = (place..place + chosen.len()).map(|p| Dropout::key(step as u64, p)).collect();
+        place += chosen.len();
+        let dropout = Dropout { p: settings.dropout, seed: settings.seed, keys };
+        let dropout = (settings.dropout > 0.0).then_some(&dropout);
+        let kind = TargetKind {
+            ce: settings.loss.kind == LossKind::Ce,
+            format_weight: settings.loss.format_weight as f32,
+        };
+        let micro = Batch::new(&chosen, kind);
+        let (rows, dhidden, tape, run) = {
+            let run = decoder.run(tokens(&micro), dropout)?;
+            let (hidden, tape) = decoder.forward(&run, settings.keep)?;
+            let whole = whole_vocabulary(&micro, settings.loss.support);
+            let (rows, dhidden) = decoder.answer_kl(
+                &hidden,
+                &micro.target_rows,
+                targets(&micro, &whole),
+                Some(&mut gradients),
+            )?;
+            (rows, dhidden, tape, run)
+        };
+        sums.add(&micro, &rows, &chosen);
+        if let Some(dhidden) = dhidden {
+            decoder.backward(tape, dhidden, &run, &mut gradients)?;
+        }
+    }
+    ensure!(sums.weight > 0.0, "a batch has nothing to train on: all its answers have weight 0");
+    sums.gradients = gradients.into_sums();
+    Ok(sums)
+}
+
+fn tokens(batch: &Batch) -> Tokens<'_> {
+    Tokens { input_ids: &batch.input_ids, positions: &batch.positions, boundaries: &batch.boundaries }
+}
+
+/// Format tokens always compete with the whole vocabulary: they have but one option.
+fn whole_vocabulary(batch: &Batch, support: Support) -> Vec<bool> {
+    batch.is_answer.iter().map(|&answer| support == Support::Vocabulary || !answer).collect()
+}
+
+fn targets<'a>(batch: &'a Batch, whole_vocabulary: &'a [bool]) -> Targets<'a> {
+    Targets {
+        option_boundaries: &batch.option_boundaries,
+        ids: &batch.target_ids,
+        probs: &batch.target_probs,
+        weights: &batch.weights,
+        whole_vocabulary,
+    }
+}
+
+impl StepSums {
+    fn add(&mut self, batch: &Batch, rows: &Rows, sequences: &[(usize, &Sequence)]) {
+        self.tokens += batch.tokens();
+        for (kl, &weight) in rows.kl.iter().zip(&batch.weights) {
+            self.loss += kl * f64::from(weight);
+            self.weight += f64::from(weight);
+        }
+        // The teacher's distribution, also where the loss goes by the said answer only: then the rows hold the
+        // log-probability of that one option, and the KL cannot be told.
+        let answers = sequences.iter().flat_map(|(_, s)| s.targets.iter().filter(|t| t.weight > 0.0));
+        let rows_of_answers = (0..batch.targets()).filter(|&row| batch.is_answer[row]);
+        for (target, row) in answers.zip(rows_of_answers) {
+            let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
+            if options.len() == target.probs.len() {
+                let log_probs = &rows.option_log_probs[options];
+                self.kl += kl(&target.probs, log_probs);
+                self.answers += 1;
+            }
+        }
+    }
+
+    /// Mean KL over answers, where the loss sees the teacher's distribution.
+    pub fn mean_kl(&self) -> Option<f64> {
+        (self.answers > 0).then(|| self.kl / self.answers as f64)
+    }
+}
+
+fn kl(teacher: &[f64], log_probs: &[f64]) -> f64 {
+    let terms = teacher.iter().zip(log_probs).filter(|(t, _)| **t > 0.0);
+    terms.map(|(t, l)| t * (t.ln() - l)).sum()
+}
