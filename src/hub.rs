@@ -42,6 +42,8 @@ pub struct Snapshot {
 pub enum Files {
     /// Config and tokenizer.
     Tokenizer,
+    /// Config and weights.
+    Weights,
     /// Config, tokenizer and weights.
     All,
 }
@@ -57,34 +59,6 @@ const SMALL_FILES: [&str; 6] = [
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
-
-impl HubSettings {
-    /// Reads the variables that Python's `huggingface_hub` reads too. Only the command line calls this.
-    pub fn from_env() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let home = var("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = var("XDG_CACHE_HOME").map(PathBuf::from);
-            let user = || PathBuf::from(var("HOME").or_else(|| var("USERPROFILE")).unwrap_or_default());
-            cache.unwrap_or_else(|| user().join(".cache")).join("huggingface")
-        });
-        let token_file = var("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
-        let token = var("HF_TOKEN")
-            .or_else(|| var("HUGGING_FACE_HUB_TOKEN"))
-            .or_else(|| std::fs::read_to_string(token_file).ok())
-            .map(|token| token.trim().to_owned());
-        let offline = var("HF_HUB_OFFLINE")
-            .is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.trim().to_lowercase().as_str()));
-        Self {
-            cache: var("HF_HUB_CACHE")
-                .or_else(|| var("HUGGINGFACE_HUB_CACHE"))
-                .map_or_else(|| home.join("hub"), PathBuf::from),
-            token: token.filter(|token| !token.is_empty()),
-            offline,
-            endpoint: var("HF_ENDPOINT"),
-            progress: true,
-        }
-    }
-}
 
 /// Finds the files of `source`: a folder, or a hub id such as `org/name` or `org/name@revision`.
 ///
@@ -123,7 +97,8 @@ pub fn resolve(
 
 /// Checks that a folder has what is needed, every shard included.
 fn require(folder: &Path, files: Files) -> Result<()> {
-    for name in ["config.json", "tokenizer.json"] {
+    let tokenizer = (files != Files::Weights).then_some("tokenizer.json");
+    for name in std::iter::once("config.json").chain(tokenizer) {
         ensure!(folder.join(name).is_file(), "{} has no {name}", folder.display());
     }
     if files == Files::Tokenizer || folder.join(WEIGHTS).is_file() {
@@ -232,9 +207,9 @@ impl HubModel {
         for name in SMALL_FILES.into_iter().filter(|name| has(name)) {
             repo.get(name).map_err(explain)?;
         }
-        if files == Files::All && has(WEIGHTS) {
+        if files != Files::Tokenizer && has(WEIGHTS) {
             repo.get(WEIGHTS).map_err(explain)?;
-        } else if files == Files::All && has(WEIGHTS_INDEX) {
+        } else if files != Files::Tokenizer && has(WEIGHTS_INDEX) {
             for shard in shards(&repo.get(WEIGHTS_INDEX).map_err(explain)?)? {
                 repo.get(&shard).map_err(explain)?;
             }

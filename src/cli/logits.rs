@@ -35,7 +35,7 @@ pub(super) fn command(
         Ok(())
     })?;
     ensure!(!lines.is_empty(), "{}: no lines in it", input.display());
-    let source = Source::find(&model.source, None, Files::All, context)?;
+    let source = Source::find(&model.source, None, Files::Weights, context)?;
     let (device, dtype) = compute.open("cpu", "f32")?;
     let mut decoder = source.load(dtype, &device)?;
     if let Some(dir) = adapter {

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
+mod environment;
 mod eval;
 mod export;
 mod inspect;
@@ -175,7 +176,7 @@ enum Done {
 }
 
 fn execute(command: Command) -> Result<Done> {
-    let context = Context { hub: HubSettings::from_env(), interrupt: Interrupt::install()? };
+    let context = Context { hub: environment::hub_settings(), interrupt: Interrupt::install()? };
     match command {
         Command::Run { config, resume, set } => run::run(&config, resume, &set.values, &context),
         Command::Teach { config, out, set } => teach::command(&config, out, &set.values),

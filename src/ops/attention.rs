@@ -67,8 +67,16 @@ pub fn backward(
     spec: &Spec,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     check(q, k, v, boundaries, spec)?;
+    ensure!(
+        output.shape() == q.shape() && dy.shape() == q.shape(),
+        "attention's backward got output {:?} and gradient {:?} for q {:?}",
+        output.shape(),
+        dy.shape(),
+        q.shape()
+    );
     match &saved.log_sum_exp {
         Some(lse) => {
+            ensure!(lse.dims() == [q.dim(0)?, spec.heads], "attention's backward got another run's state");
             dispatch!(q, backward_cpu((q, k, v), output, lse, dy, boundaries, spec), unreachable_form())
         }
         None => {
@@ -100,6 +108,7 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) ->
             && boundaries.windows(2).all(|b| b[0] <= b[1]),
         "sequence boundaries {boundaries:?} do not cover {n} tokens in order"
     );
+    ensure!(spec.window != Some(0), "a window of 0 lets no query see any key");
     ensure!(spec.kv_heads > 0 && spec.heads.is_multiple_of(spec.kv_heads), "heads do not group: {spec:?}");
     Ok(())
 }

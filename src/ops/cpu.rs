@@ -30,7 +30,7 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> f32 {
         const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to an integer
-        const LN2_HIGH: f32 = 0.693_359_375;
+        const LN2_HIGH: f32 = 355.0 / 512.0;
         const LN2_LOW: f32 = -2.121_944_4e-4;
         let x = if self < -104.0 { -104.0 } else { self };
         let x = if x > 89.0 { 89.0 } else { x };

@@ -1,6 +1,6 @@
 //! Gated MLP activation: act(gate) · up, with SiLU (Llama, Qwen) or the tanh form of GELU (Gemma).
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
 use super::cpu::{self, Real};
@@ -23,6 +23,7 @@ const CUBIC: f64 = 0.044_715;
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn forward(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    check(gate, up)?;
     dispatch!(gate, forward_cpu(gate, up, activation), composed(gate, up, activation))
 }
 
@@ -31,11 +32,18 @@ pub fn forward(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Ten
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn backward(gate: &Tensor, up: &Tensor, dy: &Tensor, activation: Activation) -> Result<(Tensor, Tensor)> {
+    check(gate, up)?;
+    check(gate, dy)?;
     dispatch!(gate, backward_cpu(gate, up, dy, activation), {
         let mut grads = vjp(&[gate, up], dy, |v| composed(&v[0], &v[1], activation))?;
         let up_grad = grads.remove(1);
         Ok((grads.remove(0), up_grad))
     })
+}
+
+fn check(a: &Tensor, b: &Tensor) -> Result<()> {
+    ensure!(a.rank() == 2 && a.shape() == b.shape(), "{:?} and {:?} do not gate", a.shape(), b.shape());
+    Ok(())
 }
 
 /// The reference, made of differentiable candle operations.
@@ -47,7 +55,8 @@ pub fn composed(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Te
     let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let x = gate.to_dtype(wide)?;
     let activated = match activation {
-        Activation::Silu => (&x / (x.neg()?.exp()? + 1.0)?)?,
+        // Not x / (1 + exp(-x)), whose gradient is NaN where exp(-x) is infinite.
+        Activation::Silu => x.silu()?,
         Activation::GeluTanh => {
             let inner = ((&x + (&x * x.sqr()?)? * CUBIC)? * SQRT_2_OVER_PI)?;
             ((&x * (inner.tanh()? + 1.0)?)? * 0.5)?

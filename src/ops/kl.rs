@@ -62,19 +62,24 @@ impl<'a> Targets<'a> {
     fn check(&self, logits: &Tensor) -> Result<()> {
         let (rows, vocabulary) = logits.dims2()?;
         ensure!(rows == self.len(), "{rows} rows of logits for {} targets", self.len());
-        let ids = &self.ids[self.options_range()];
+        let boundaries = self.option_boundaries;
+        ensure!(
+            self.whole_vocabulary.len() == rows
+                && boundaries.len() == rows + 1
+                && boundaries.windows(2).all(|b| b[0] <= b[1])
+                && boundaries[rows] as usize <= self.ids.len().min(self.probs.len()),
+            "targets of {rows} rows do not fit together: {} supports, option boundaries {boundaries:?} over \
+             {} ids and {} probabilities",
+            self.whole_vocabulary.len(),
+            self.ids.len(),
+            self.probs.len()
+        );
+        let ids = &self.ids[boundaries[0] as usize..boundaries[rows] as usize];
         ensure!(
             ids.iter().all(|&id| (id as usize) < vocabulary),
             "an option's token id is beyond the vocabulary of {vocabulary}"
         );
         Ok(())
-    }
-
-    fn options_range(&self) -> std::ops::Range<usize> {
-        match (self.option_boundaries.first(), self.option_boundaries.last()) {
-            (Some(&a), Some(&b)) => a as usize..b as usize,
-            _ => 0..0,
-        }
     }
 }
 

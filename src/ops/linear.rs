@@ -5,7 +5,7 @@
 //! The rank-r products go through (N, r), never through (out, in), and x̂ Aᵀ is computed again instead
 //! of being kept.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 use super::cpu::{self, Mat, Real, Threads};
@@ -38,8 +38,27 @@ pub struct LoraGrads {
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Option<Lora>) -> Result<Tensor> {
+    check(x, weight, bias, lora)?;
     let dropped = dropped_input(x, lora)?;
     dispatch!(x, forward_cpu(x, weight, bias, lora, &dropped), composed(x, weight, bias, lora))
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Option<Lora>) -> Result<()> {
+    let ((_, d_in), (d_out, columns)) = (x.dims2()?, weight.dims2()?);
+    ensure!(columns == d_in, "a weight {:?} for an input {:?}", weight.shape(), x.shape());
+    ensure!(bias.is_none_or(|b| b.dims() == [d_out]), "a bias that is not of {d_out} elements");
+    if let Some(Lora { a, b, mask, .. }) = lora {
+        let r = a.dim(0)?;
+        ensure!(
+            a.dims() == [r, d_in] && b.dims() == [d_out, r],
+            "A {:?} and B {:?} for a weight {:?}",
+            a.shape(),
+            b.shape(),
+            weight.shape()
+        );
+        ensure!(mask.is_none_or(|m| m.shape() == x.shape()), "a dropout mask of another shape");
+    }
+    Ok(())
 }
 
 /// The reference, made of differentiable candle operations.
@@ -78,6 +97,11 @@ pub fn backward(
     dy: &Tensor,
     dx: Option<&mut Option<Tensor>>,
 ) -> Result<Option<LoraGrads>> {
+    check(x, weight, None, lora)?;
+    check_grad(x, weight.dim(0)?, dy)?;
+    if let Some(Some(sum)) = &dx {
+        ensure!(sum.shape() == x.shape(), "a sum {:?} for an input {:?}", sum.shape(), x.shape());
+    }
     let dropped = dropped_input(x, lora)?;
     dispatch!(
         x,
@@ -86,11 +110,18 @@ pub fn backward(
     )
 }
 
+fn check_grad(x: &Tensor, d_out: usize, dy: &Tensor) -> Result<()> {
+    let (n, _) = x.dims2()?;
+    ensure!(dy.dims() == [n, d_out], "a gradient {:?} for {n} rows of {d_out}", dy.shape());
+    Ok(())
+}
+
 /// dW = dyᵀ x (out, in).
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn weight_grad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    check_grad(x, dy.dim(1)?, dy)?;
     dispatch!(x, weight_grad_cpu(x, dy), Ok(dy.t()?.matmul(x)?))
 }
 

@@ -3,7 +3,7 @@
 //! Statistics are taken in f32 (f64 for f64 input). Llama and Qwen cast the normalised value to the input's
 //! dtype before multiplying by the weight, Gemma multiplies by 1 + w in f32 and then casts.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{D, DType, Tensor};
 
 use super::cpu::{self, Real};
@@ -23,6 +23,7 @@ pub enum Gain {
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, w: &Tensor, eps: f64, gain: Gain) -> Result<Tensor> {
+    check(x, w)?;
     dispatch!(x, forward_cpu(x, w, eps, gain), composed(x, w, eps, gain))
 }
 
@@ -38,11 +39,19 @@ pub fn backward(
     gain: Gain,
     weight_grad: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
+    check(x, w)?;
+    ensure!(dy.shape() == x.shape(), "a gradient {:?} for a norm of {:?}", dy.shape(), x.shape());
     dispatch!(x, backward_cpu(x, w, dy, eps, gain, weight_grad), {
         let mut grads = vjp(&[x, w], dy, |v| composed(&v[0], &v[1], eps, gain))?;
         let dw = grads.pop().filter(|_| weight_grad);
         Ok((grads.remove(0), dw))
     })
+}
+
+fn check(x: &Tensor, w: &Tensor) -> Result<()> {
+    let (_, width) = x.dims2()?;
+    ensure!(w.dims() == [width], "a norm's weight {:?} for rows of {width}", w.shape());
+    Ok(())
 }
 
 /// The reference, made of differentiable candle operations.

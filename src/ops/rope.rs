@@ -3,7 +3,7 @@
 //!
 //! Angles are computed in f32 whatever the model's dtype, and only cos and sin are cast to it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::cpu::{self, Real};
@@ -43,6 +43,7 @@ impl Angles {
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, angles: &Angles) -> Result<Tensor> {
+    check(x, angles)?;
     dispatch!(x, rotate_cpu(x, angles, false), composed(x, angles))
 }
 
@@ -51,7 +52,18 @@ pub fn forward(x: &Tensor, angles: &Angles) -> Result<Tensor> {
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn backward(dy: &Tensor, angles: &Angles) -> Result<Tensor> {
+    check(dy, angles)?;
     dispatch!(dy, rotate_cpu(dy, angles, true), Ok(vjp(&[dy], dy, |v| composed(&v[0], angles))?.remove(0)))
+}
+
+fn check(x: &Tensor, angles: &Angles) -> Result<()> {
+    let ((n, width), (positions, half)) = (x.dims2()?, angles.cos.dims2()?);
+    ensure!(
+        n == positions && half > 0 && width.is_multiple_of(2 * half),
+        "{n} rows of {width} cannot be rotated by {positions} angles of heads of {}",
+        2 * half
+    );
+    Ok(())
 }
 
 /// The reference, made of differentiable candle operations.

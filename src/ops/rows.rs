@@ -22,6 +22,8 @@ pub fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
 /// # Errors
 /// If a row does not exist.
 pub fn scatter_add(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
+    ensure!(dy.dims2()?.0 == rows.len(), "{:?} gradients for {} rows", dy.shape(), rows.len());
+    ensure!(rows.iter().all(|&r| (r as usize) < n), "a gradient for a row beyond the {n} rows of a tensor");
     dispatch!(dy, scatter_add_cpu(dy, rows, n), {
         let index = Tensor::from_slice(rows, rows.len(), dy.device())?;
         let zeros = Tensor::zeros((n, dy.dim(1)?), dy.dtype(), dy.device())?;
@@ -30,8 +32,7 @@ pub fn scatter_add(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
 }
 
 fn scatter_add_cpu<T: Real>(dy: &Tensor, rows: &[u32], n: usize) -> Result<Tensor> {
-    let (m, width) = dy.dims2()?;
-    ensure!(m == rows.len(), "{m} rows for {} indices", rows.len());
+    let (_, width) = dy.dims2()?;
     let grad = cpu::view::<T>(dy)?;
     let mut out = vec![T::zero(); n * width];
     for (row, grad) in rows.iter().zip(grad.chunks_exact(width)) {
