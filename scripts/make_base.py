@@ -225,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=20260)
-    parser.add_argument("--train", type=int, default=40000, help="dialogues for training")
+    parser.add_argument("--train", type=int, default=30000, help="dialogues for training")
     parser.add_argument("--validation", type=int, default=128, help="dialogues for validation")
     parser.add_argument("--vocabulary", type=int, default=600)
     args = parser.parse_args()

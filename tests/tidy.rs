@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const MODULES: [&str; 17] = [
-    "cli", "config", "device", "episode", "error", "eval", "export", "files", "hub", "metrics", "model", "ops", "rng",
-    "teacher", "tokens", "train", "world",
+    "cli", "config", "device", "episode", "error", "eval", "export", "files", "hub", "metrics", "model",
+    "ops", "rng", "teacher", "tokens", "train", "world",
 ];
 
 /// What a module may use besides `error`, `files` and `rng`, which stand below everything.
@@ -75,11 +75,15 @@ fn modules_use_only_what_they_may() {
 
 #[test]
 fn candle_devices_and_the_environment_stay_in_their_places() {
-    let without_candle = ["world", "teacher", "episode", "metrics", "tokens", "hub", "files", "rng", "error", "config"];
+    let without_candle =
+        ["world", "teacher", "episode", "metrics", "tokens", "hub", "files", "rng", "error", "config"];
     for (module, path, lines) in code() {
         let has = |text: &str| lines.iter().any(|line| line.contains(text));
         assert!(!(has("candle") && without_candle.contains(&module.as_str())), "{path} uses candle");
-        assert!(!has("cfg(feature") || ["device", "ops"].contains(&module.as_str()), "{path} has cfg(feature)");
+        assert!(
+            !has("cfg(feature") || ["device", "ops"].contains(&module.as_str()),
+            "{path} has cfg(feature)"
+        );
         assert!(!has("env::var") || module == "cli", "{path} reads the environment");
         assert!(!has("println!"), "{path} prints past the command line's own functions");
     }
@@ -91,7 +95,8 @@ fn the_reference_config_lists_every_key_with_its_default() {
     let text = fs::read_to_string(&path).unwrap();
     let reference = bayesteach::config::RunConfig::load(&path, &[]).unwrap();
     let minimal = tempfile::NamedTempFile::new().unwrap();
-    let required = "[run]\nname = \"example\"\n[model]\nsource = \"data/base\"\n[teacher]\nworld = \"personality\"\n";
+    let required =
+        "[run]\nname = \"example\"\n[model]\nsource = \"data/base\"\n[teacher]\nworld = \"personality\"\n";
     fs::write(minimal.path(), required).unwrap();
     let defaults = bayesteach::config::RunConfig::load(minimal.path(), &[]).unwrap();
     assert_eq!(reference.differences(&defaults).unwrap(), []);
@@ -103,8 +108,12 @@ fn the_reference_config_lists_every_key_with_its_default() {
             assert!(written[table].get(key).is_some(), "configs/reference.toml lacks {table}.{key}");
         }
     }
-    for optional in ["users", "rounds", "max_length", "revision", "epochs", "max_steps", "validation", "test"] {
-        assert!(text.contains(&format!("# {optional} =")), "configs/reference.toml does not mention {optional}");
+    for optional in ["users", "rounds", "max_length", "revision", "epochs", "max_steps", "validation", "test"]
+    {
+        assert!(
+            text.contains(&format!("# {optional} =")),
+            "configs/reference.toml does not mention {optional}"
+        );
     }
 }
 

@@ -34,7 +34,6 @@ struct WeightFiles {
     dir: PathBuf,
 }
 
-
 /// The weight files of a snapshot folder.
 ///
 /// # Errors
