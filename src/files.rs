@@ -12,6 +12,10 @@ use serde::Serialize;
 /// If the folder cannot be written to; then `path` is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let at = || format!("cannot write {}", path.display());
+    // A device or a pipe takes the bytes as they come; a rename would put a file in its place.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        return std::fs::write(path, bytes).with_context(at);
+    }
     let dir = folder(path);
     let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir).with_context(at)?;
     file.write_all(bytes).with_context(at)?;

@@ -30,6 +30,9 @@ pub(super) struct EvalFile {
     /// What was measured on, so that a stage whose output is there can be skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<String>,
+    /// Which adapter was measured, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 impl EvalFile {
@@ -82,6 +85,7 @@ pub(super) fn command(
         fine_tuned,
         teacher: summarise_teacher(&predictions)?,
         inputs: None,
+        adapter: None,
     };
     file.print();
     if let Some(out) = out {

@@ -27,15 +27,22 @@ pub(super) fn command(
     compute: &ComputeArgs,
     context: &Context,
 ) -> Result<Done> {
+    let source = Source::find(&model.source, None, Files::Weights, context)?;
+    let vocabulary = source.config.vocab_size;
     let mut lines = Vec::new();
     episode::for_each_line(input, |text| {
         let line: Line = serde_json::from_str(text)?;
         ensure!(!line.input_ids.is_empty(), "input_ids is empty");
+        let beyond = line.input_ids.iter().find(|&&id| id as usize >= vocabulary);
+        ensure!(
+            beyond.is_none(),
+            "token id {} is beyond the vocabulary of {vocabulary}",
+            beyond.unwrap_or(&0)
+        );
         lines.push(line.input_ids);
         Ok(())
     })?;
     ensure!(!lines.is_empty(), "{}: no lines in it", input.display());
-    let source = Source::find(&model.source, None, Files::Weights, context)?;
     let (device, dtype) = compute.open("cpu", "f32")?;
     let mut decoder = source.load(dtype, &device)?;
     if let Some(dir) = adapter {

@@ -214,9 +214,15 @@ fn describe(error: &anyhow::Error) -> String {
     text
 }
 
-/// Prints a result. A reader who has gone away is no error.
+/// Prints a result. A reader who has gone away is no error, but a full disk is.
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let written = writeln!(std::io::stdout(), "{text}");
+    if let Err(e) =
+        written.or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
+    {
+        note(&format!("error: cannot write to standard output: {e}"));
+        std::process::exit(1);
+    }
 }
 
 /// Tells what is going on.

@@ -48,15 +48,26 @@ pub(super) fn run(config: &Path, resume: bool, set: &[String], context: &Context
         return Ok(Done::Interrupted);
     }
 
-    let predictions = measure("measure", &job.decoder, &test)?;
-    let file = EvalFile {
-        format_version: 1,
-        episodes: test.len(),
-        answers: predictions.len(),
-        baseline: Some(baseline),
-        fine_tuned: Some(summarise(&predictions)?),
-        teacher: summarise_teacher(&predictions)?,
-        inputs: Some(inputs),
+    let adapter = Some(train::fingerprint_of_adapter(&job.result_dir())?);
+    let is_same = |p: &EvalFile| p.inputs.as_ref() == Some(&inputs) && p.adapter == adapter;
+    let file = match previous.filter(is_same) {
+        Some(file) => {
+            note("measure: already measured: kept");
+            file
+        }
+        None => {
+            let predictions = measure("measure", &job.decoder, &test)?;
+            EvalFile {
+                format_version: 1,
+                episodes: test.len(),
+                answers: predictions.len(),
+                baseline: Some(baseline),
+                fine_tuned: Some(summarise(&predictions)?),
+                teacher: summarise_teacher(&predictions)?,
+                inputs: Some(inputs),
+                adapter,
+            }
+        }
     };
     files::write_json(&job.config.run_dir().join(EVAL_FILE), &file)?;
     file.print();
@@ -67,8 +78,13 @@ pub(super) fn run(config: &Path, resume: bool, set: &[String], context: &Context
 fn is_finished(config: &RunConfig) -> Result<bool> {
     let run_dir = config.run_dir();
     let Ok(stored) = RunConfig::stored(&run_dir) else { return Ok(false) };
-    let last = checkpoint::list(&run_dir)?.last().copied();
-    Ok(last.is_some() && last == stored.train.max_steps)
+    let Some(last) = checkpoint::list(&run_dir)?.last().copied() else { return Ok(false) };
+    if Some(last) == stored.train.max_steps {
+        // Where more steps are wanted now, it is not.
+        return Ok(config.train.max_steps.is_none_or(|steps| steps == last));
+    }
+    let state = checkpoint::read_state(&checkpoint::path(&run_dir, last));
+    Ok(state.is_ok_and(|state| config.train.is_out_of_patience(&state)))
 }
 
 /// The episodes that training never sees: the test file's, or the validation file's where there is none.
@@ -102,6 +118,7 @@ fn measure_base(job: &mut Job, test: &[Sequence]) -> Result<Measures> {
         fine_tuned: None,
         teacher: summarise_teacher(&predictions)?,
         inputs: Some(inputs(job, test)),
+        adapter: None,
     };
     files::write_json(&job.config.run_dir().join(EVAL_FILE), &file)?;
     Ok(baseline)

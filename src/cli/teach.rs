@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::progress::Progress;
-use super::{Done, note, print};
+use super::{Done, note, print, train};
 use crate::config::RunConfig;
 use crate::files;
 use crate::teacher::{self, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary};
@@ -29,6 +29,8 @@ struct Inputs {
 
 pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Result<Done> {
     let config = RunConfig::load(config, set)?;
+    config.teacher()?;
+    let _lock = if out.is_none() { Some(train::lock(&config.run_dir())?) } else { None };
     let dir = out.unwrap_or_else(|| config.run_dir().join(FOLDER));
     let summary = teach(&config, &dir)?;
     print(&describe(&summary));

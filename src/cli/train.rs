@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::model::Source;
+use super::model::{Source, adapter_folder};
 use super::progress::Progress;
 use super::{Context, Done, eval, note, print, program, teach};
 use crate::config::{CONFIG_FILE, Init, RunConfig};
@@ -19,6 +19,7 @@ use crate::model::decoder::Decoder;
 use crate::model::gradients::Trainable;
 use crate::model::loading::weight_files;
 use crate::model::lora::Adapter;
+use crate::model::peft;
 use crate::tokens::{Line, Pipeline, Sequence, read_lines};
 use crate::train::checkpoint::{self, Trained};
 use crate::train::config::{Checkpointing, ScheduleKind};
@@ -60,6 +61,9 @@ pub(super) struct Fingerprints {
     pub model: String,
     /// Of the resolved config.
     config: String,
+    /// Of the adapter that `--init-adapter` named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    init_adapter: Option<String>,
 }
 
 const RUN_FILE: &str = "run.json";
@@ -91,13 +95,31 @@ pub(super) fn command(config: &Path, options: Options, set: &[String], context: 
 }
 
 /// Keeps a second writer out of a run; the lock goes with its owner.
-pub(super) fn lock(run_dir: &Path) -> Result<File> {
+pub(super) struct Lock {
+    _file: File,
+    run_dir: PathBuf,
+}
+
+impl Drop for Lock {
+    /// What failed before it wrote anything leaves no run directory.
+    fn drop(&mut self) {
+        let is_lock =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name() == LOCK_FILE);
+        if std::fs::read_dir(&self.run_dir).is_ok_and(|mut entries| entries.all(is_lock)) {
+            let _ = std::fs::remove_file(self.run_dir.join(LOCK_FILE));
+            let _ = std::fs::remove_dir(&self.run_dir);
+        }
+    }
+}
+
+/// Takes the lock of a run.
+pub(super) fn lock(run_dir: &Path) -> Result<Lock> {
     std::fs::create_dir_all(run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
     let path = run_dir.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock { _file: file, run_dir: run_dir.to_path_buf() }),
         Err(std::fs::TryLockError::WouldBlock) => {
             bail!(
                 "another process is writing to {}: wait for it, or choose another run.name",
@@ -135,6 +157,10 @@ impl Job {
                 run_dir.display()
             )));
         }
+        if let Some(stored) = &stored {
+            // Before anything is written: other episodes would take the place of this run's.
+            refuse_changes(&config.differences(stored)?, &NOT_SETTLED)?;
+        }
         checkpoint::remove_unfinished(&run_dir)?;
         let model = config.model()?;
         let files = if model.init == Init::Random { Files::Tokenizer } else { Files::All };
@@ -146,15 +172,18 @@ impl Job {
         let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
         let data = load_data(&config, &pipeline)?;
         let (config, device, dtype) = settle(config, stored.as_ref(), &data, &source)?;
-        let fingerprints = Fingerprints {
+        let mut fingerprints = Fingerprints {
             data: fingerprint_of_data(&data)?,
             model: fingerprint_of_model(&source, &config)?,
             config: blake3::hash(config.to_toml()?.as_bytes()).to_hex().to_string(),
+            init_adapter: None,
         };
-        if let Some(stored) = &stored {
-            check_unchanged(&config, stored, &fingerprints, options.extend)?;
-        }
+        let then = match &stored {
+            Some(stored) => Some(check_unchanged(&config, stored, &fingerprints, options.extend)?),
+            None => None,
+        };
         let start = starting_point(&run_dir, &source, options)?;
+        fingerprints.init_adapter = init_adapter(&start, then.as_ref(), options)?;
         let decoder = match config.model()?.init {
             Init::Pretrained => source.load(dtype, &device)?,
             Init::Random => Decoder::random(&source.config, config.run.seed, dtype, &device)?,
@@ -169,37 +198,40 @@ impl Job {
         let settings = self.settings()?;
         let (run_file, config_text) = (self.run_file()?, self.config.to_toml()?);
         let mut progress: Option<Progress> = None;
-        let mut started: Result<()> = Ok(());
-        let mut observe = |event: Event| match event {
-            Event::Ready { parameters, done, steps } => {
-                note(&format!("train: {parameters} parameters, {} of {steps} steps to do", steps - done));
-                started = files::write(&run_dir.join(CONFIG_FILE), config_text.as_bytes())
-                    .and_then(|()| files::write_json(&run_dir.join(RUN_FILE), &run_file));
-                progress = Some(Progress::new("train", done as u64, steps as u64));
-            }
-            Event::Step(record) => {
-                if let Some(progress) = &progress {
-                    progress.at(record.step as u64, &describe(record));
+        let mut observe = |event: Event| {
+            match event {
+                Event::Ready { parameters, done, steps } => {
+                    let left = steps.saturating_sub(done);
+                    note(&format!("train: {parameters} parameters, {left} of {steps} steps to do"));
+                    // The config comes last: where it stands, there is a run.
+                    files::write_json(&run_dir.join(RUN_FILE), &run_file)?;
+                    files::write(&run_dir.join(CONFIG_FILE), config_text.as_bytes())?;
+                    progress = Some(Progress::new("train", done as u64, steps as u64));
                 }
-            }
-            Event::Evaluation(record) => {
-                if let Some(progress) = &progress {
-                    progress.line(&format!(
-                        "step {}: validation KL {:.5}, entropy {:.3}, agreement {:.3}",
-                        record.step,
-                        record.validation_kl,
-                        record.validation_entropy,
-                        record.validation_agreement
-                    ));
+                Event::Step(record) => {
+                    if let Some(progress) = &progress {
+                        progress.at(record.step as u64, &describe(record));
+                    }
                 }
+                Event::Evaluation(record) => {
+                    if let Some(progress) = &progress {
+                        progress.line(&format!(
+                            "step {}: validation KL {:.5}, entropy {:.3}, agreement {:.3}",
+                            record.step,
+                            record.validation_kl,
+                            record.validation_entropy,
+                            record.validation_agreement
+                        ));
+                    }
+                }
+                Event::Saved(_) => {}
             }
-            Event::Saved(_) => {}
+            Ok(())
         };
         let start = std::mem::replace(&mut self.start, Start::Fresh);
         let (trained, outcome) = context.interrupt.gracefully(|stop| {
             trainer::train(&mut self.decoder, &self.data, &settings, &run_dir, start, stop, &mut observe)
         })?;
-        started?;
         if let Some(progress) = &progress {
             progress.finish();
         }
@@ -385,11 +417,14 @@ const MAY_CHANGE: [&str; 7] = [
     "run.device",
 ];
 
-fn check_unchanged(config: &RunConfig, stored: &RunConfig, now: &Fingerprints, extend: bool) -> Result<()> {
-    let changed = config.differences(stored)?;
+/// What [`settle`] has yet to fill in as it was.
+const NOT_SETTLED: [&str; 3] = ["model.dtype", "train.checkpointing", "train.epochs"];
+
+/// Refuses changes of keys that may not change, but for those in `except`.
+fn refuse_changes(changed: &[(String, String, String)], except: &[&str]) -> Result<()> {
     let refused: Vec<String> = changed
         .iter()
-        .filter(|(key, ..)| !MAY_CHANGE.contains(&key.as_str()))
+        .filter(|(key, ..)| !MAY_CHANGE.contains(&key.as_str()) && !except.contains(&key.as_str()))
         .map(|(key, now, then)| format!("{key} is {now} and was {then}"))
         .collect();
     if !refused.is_empty() {
@@ -398,6 +433,18 @@ fn check_unchanged(config: &RunConfig, stored: &RunConfig, now: &Fingerprints, e
             refused.join("; ")
         )));
     }
+    Ok(())
+}
+
+/// Refuses what may not change between starts; returns the fingerprints of the earlier ones.
+fn check_unchanged(
+    config: &RunConfig,
+    stored: &RunConfig,
+    now: &Fingerprints,
+    extend: bool,
+) -> Result<Fingerprints> {
+    let changed = config.differences(stored)?;
+    refuse_changes(&changed, &[])?;
     let steps = changed.iter().find(|(key, ..)| key == "train.max_steps");
     if let Some((_, now, then)) = steps
         && config.schedule.kind != ScheduleKind::Constant
@@ -418,7 +465,24 @@ fn check_unchanged(config: &RunConfig, stored: &RunConfig, now: &Fingerprints, e
             )));
         }
     }
-    Ok(())
+    Ok(run.fingerprints)
+}
+
+/// The fingerprint of the adapter that the run began from; a run that begins again must name the same one.
+fn init_adapter(start: &Start, then: Option<&Fingerprints>, options: &Options) -> Result<Option<String>> {
+    let before = then.and_then(|t| t.init_adapter.clone());
+    let now = match (start, &options.init_adapter) {
+        (Start::From(_), Some(dir)) => Some(fingerprint_of_adapter(&adapter_folder(dir))?),
+        (Start::Checkpoint(_), _) => return Ok(before),
+        _ => None,
+    };
+    if then.is_some() && now != before {
+        return Err(usage(
+            "this run has no checkpoint yet and began from another adapter, or from none: give the same --init-adapter \
+             as then, or begin a new run under another run.name",
+        ));
+    }
+    Ok(now)
 }
 
 fn starting_point(run_dir: &Path, source: &Source, options: &Options) -> Result<Start> {
@@ -465,6 +529,13 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
         hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Of an adapter's tensors.
+pub(super) fn fingerprint_of_adapter(dir: &Path) -> Result<String> {
+    let path = dir.join(peft::TENSORS_FILE);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 fn check_disk_space(config: &RunConfig, source: &Source) -> Result<()> {

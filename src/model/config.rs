@@ -210,6 +210,7 @@ impl Source<'_> {
         let num_layers = self.size("num_hidden_layers", default(26))?;
         ensure!(num_layers <= 10_000, "num_hidden_layers = {num_layers} is out of range");
         ensure!(heads.is_multiple_of(kv_heads), "{heads} attention heads do not group over {kv_heads}");
+        ensure!(head_dim <= 1 << 16, "head_dim = {head_dim} is out of range");
         ensure!(head_dim.is_multiple_of(2), "head_dim = {head_dim} is odd, which rotation cannot split");
         let tie_default = gemma;
         let tie = match outer.get("tie_word_embeddings").and_then(Value::as_bool) {
@@ -344,6 +345,9 @@ impl Source<'_> {
             None if local => None,
             None => self.get("rope_scaling"),
         };
+        if let Some(json) = scaling.filter(|json| !json.is_object()) {
+            bail!("rope scaling is {json}, not an object");
+        }
         let scaling = scaling.map(|json| Source { json });
         let theta = match (new_style.map(|json| Source { json }), self.number(key)?) {
             (Some(new), old) => new.number("rope_theta")?.or(old).unwrap_or(theta),

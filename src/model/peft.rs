@@ -180,6 +180,7 @@ fn assemble(config: &PeftConfig, tensors: BTreeMap<String, Tensor>, model: &Mode
             Some(rest) if model.multimodal => format!("{}.{rest}", lora::root(model)),
             _ => path.to_string(),
         };
+        ensure!(tensor.dtype().is_float(), "{name} is stored as {:?}, not as floats", tensor.dtype());
         let tensor = tensor.to_dtype(DType::F32)?;
         if let Some(module) = path.strip_suffix(".lora_A.weight") {
             halves.entry(module.to_string()).or_default().0 = Some(tensor);

@@ -94,8 +94,17 @@ pub fn write(run_dir: &Path, trained: &Trained, optimizer: &AdamW, state: &State
         tensors::write(&dir.join(OPTIMIZER_FILE), &optimizer.tensors())?;
         files::write_json(&dir.join(STATE_FILE), state)
     })?;
+    write_best(run_dir, state)
+}
+
+/// Makes `best.json` say what `state` does.
+fn write_best(run_dir: &Path, state: &State) -> Result<()> {
+    let path = run_dir.join(BEST_FILE);
     match &state.best {
-        Some(best) => files::write_json(&run_dir.join(BEST_FILE), best),
+        Some(best) => files::write_json(&path, best),
+        None if path.exists() => {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+        }
         None => Ok(()),
     }
 }
@@ -143,7 +152,9 @@ pub fn path(run_dir: &Path, step: usize) -> PathBuf {
     run_dir.join(FOLDER).join(name(step))
 }
 
-/// Removes all but the last `keep_last` checkpoints and the best one; 0 keeps all.
+/// Removes all but the last `keep_last` checkpoints and the best ones; 0 keeps all.
+///
+/// The best ones are `best`, and what was the best at a checkpoint that is kept: a run resumed there names it.
 ///
 /// # Errors
 /// If the disk fails.
@@ -152,20 +163,25 @@ pub fn prune(run_dir: &Path, keep_last: usize, best: Option<&Best>) -> Result<()
     if keep_last == 0 || steps.len() <= keep_last {
         return Ok(());
     }
-    for &step in &steps[..steps.len() - keep_last] {
-        if best.is_none_or(|b| b.step != step) {
+    let (old, kept) = steps.split_at(steps.len() - keep_last);
+    let best_then = |&step: &usize| Some(read_state(&path(run_dir, step)).ok()?.best?.step);
+    let bests: Vec<usize> = kept.iter().filter_map(best_then).chain(best.map(|b| b.step)).collect();
+    for &step in old {
+        if !bests.contains(&step) {
             remove(run_dir, step)?;
         }
     }
     Ok(())
 }
 
-/// Removes the checkpoints after `step`, which a run resumed from there will write again.
+/// Removes the checkpoints after that of `state`, which a run resumed from there will write again; `best.json` says
+/// again what it said then.
 ///
 /// # Errors
 /// If the disk fails.
-pub fn remove_after(run_dir: &Path, step: usize) -> Result<()> {
-    for later in list(run_dir)?.into_iter().filter(|&s| s > step) {
+pub fn remove_after(run_dir: &Path, state: &State) -> Result<()> {
+    write_best(run_dir, state)?;
+    for later in list(run_dir)?.into_iter().filter(|&s| s > state.step) {
         remove(run_dir, later)?;
     }
     Ok(())
@@ -185,7 +201,7 @@ fn remove(run_dir: &Path, step: usize) -> Result<()> {
 /// # Errors
 /// If the disk fails.
 pub fn remove_unfinished(run_dir: &Path) -> Result<()> {
-    for folder in [run_dir.to_path_buf(), run_dir.join(FOLDER)] {
+    for folder in [run_dir.to_path_buf(), run_dir.join(FOLDER), run_dir.join("episodes")] {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries {
             let path = entry?.path();

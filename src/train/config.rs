@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::State;
 use crate::error::usage;
 use crate::model::gradients::Trainable;
 
@@ -217,6 +218,12 @@ impl TrainConfig {
             return Err(usage("train.micro_batch_tokens is 0, it must be at least 1"));
         }
         Ok(())
+    }
+
+    /// Whether so many evaluations brought nothing better that a run ends.
+    pub fn is_out_of_patience(&self, state: &State) -> bool {
+        let patience = self.early_stopping_patience;
+        patience > 0 && state.evaluations_without_improvement >= patience
     }
 
     /// Optimizer steps in all, given the steps of an epoch.

@@ -123,35 +123,38 @@ pub fn train(
     run_dir: &Path,
     start: Start,
     stop: &AtomicBool,
-    observe: &mut dyn FnMut(Event),
+    observe: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<(Trained, Outcome)> {
     let mut session = Session::start(decoder, data, settings, run_dir, start)?;
     session.audit()?;
     let parameters = session.parameters.values().map(Tensor::elem_count).sum();
-    observe(Event::Ready { parameters, done: session.state.step, steps: session.steps });
+    observe(Event::Ready { parameters, done: session.state.step, steps: session.steps })?;
     let mut log = MetricsLog::open(run_dir, session.state.step)?;
-    checkpoint::remove_after(run_dir, session.state.step)?;
+    checkpoint::remove_after(run_dir, &session.state)?;
     let mut outcome = Outcome::Finished;
     while session.state.step < session.steps {
+        if session.is_out_of_patience() {
+            outcome = Outcome::StoppedEarly;
+            break;
+        }
         let record = session.step()?;
         log.append(&record)?;
-        observe(Event::Step(&record));
+        observe(Event::Step(&record))?;
         let stopped = stop.load(Ordering::SeqCst);
         let mut save = stopped || session.is_due(settings.train.save_every);
         if session.is_due(settings.train.eval_every) && !data.validation.is_empty() {
             let record = session.evaluate()?;
             log.append(&record)?;
-            observe(Event::Evaluation(&record));
+            observe(Event::Evaluation(&record))?;
             save |= session.state.best.as_ref().is_some_and(|b| b.step == session.state.step);
         }
-        let patience = settings.train.early_stopping_patience;
-        let early = patience > 0 && session.state.evaluations_without_improvement >= patience;
+        let early = session.is_out_of_patience();
         if save || early {
             session.save()?;
-            observe(Event::Saved(session.state.step));
+            observe(Event::Saved(session.state.step))?;
         }
-        if session.state.step < session.steps && (early || stopped) {
-            outcome = if early { Outcome::StoppedEarly } else { Outcome::Interrupted };
+        if session.state.step < session.steps && stopped && !early {
+            outcome = Outcome::Interrupted;
             break;
         }
     }
@@ -256,6 +259,14 @@ impl<'a> Session<'a> {
         let clip = if max > 0.0 { (max / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let lr = self.settings.optimizer.lr * self.settings.schedule.factor(step, self.steps);
         self.optimizer.update(&mut self.parameters, &sums.gradients, clip / sums.weight, lr)?;
+        if !global_norm(&self.parameters)?.is_finite() {
+            bail!(
+                "step {}: the update made weights that are not finite{}; the last checkpoint is kept, a lower \
+                 optimizer.lr may help",
+                step + 1,
+                self.culprits(&batch)
+            );
+        }
         self.put_parameters()?;
         self.state.step += 1;
         Ok(StepRecord {
@@ -280,6 +291,10 @@ impl<'a> Session<'a> {
                 self.decoder.set_parameters(weights)
             }
         }
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.settings.train.is_out_of_patience(&self.state)
     }
 
     fn is_due(&self, every: usize) -> bool {
