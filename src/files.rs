@@ -17,12 +17,39 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         return std::fs::write(path, bytes).with_context(at);
     }
     let dir = folder(path);
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir).with_context(at)?;
+    let mut file = temporary_file(dir).with_context(at)?;
     file.write_all(bytes).with_context(at)?;
     file.as_file().sync_all().with_context(at)?;
     file.persist(path).with_context(at)?;
     sync_folder(dir);
     Ok(())
+}
+
+/// A temporary file with the permissions that any new file would get.
+fn temporary_file(dir: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(dir)
+}
+
+/// Fails at once where a file could not be written to `path` later, after long work.
+///
+/// # Errors
+/// If its folder is missing or cannot be written to.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_dir() {
+        return Ok(());
+    }
+    let dir = folder(path);
+    anyhow::ensure!(!path.is_dir(), "cannot write {}: it is a folder", path.display());
+    anyhow::ensure!(dir.is_dir(), "cannot write {}: there is no folder {}", path.display(), dir.display());
+    let probe = temporary_file(dir).map_err(|e| e.kind());
+    probe.map(drop).map_err(|kind| anyhow::anyhow!("cannot write {}: {kind}", path.display()))
 }
 
 /// Writes `value` as indented JSON with a final newline, as [`write()`] does.

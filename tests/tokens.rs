@@ -640,10 +640,14 @@ fn a_batch_mixes_answers_of_2_and_10_options() {
     let ce = Batch::new(&[(0, &a)], TargetKind { ce: true, format_weight: 0.5 });
     assert_eq!(ce.targets(), 2 + a.format_positions.len());
     assert!(ce.target_rows.is_sorted_by(|x, y| x < y));
-    assert_eq!(ce.target_probs, vec![1.0; ce.targets()]);
     for (i, &row) in ce.target_rows.iter().enumerate() {
-        // In an episode every one-hot target is the token that comes next.
-        assert_eq!(ce.target_ids[i], ce.input_ids[row as usize + 1]);
+        let options = ce.option_boundaries[i] as usize..ce.option_boundaries[i + 1] as usize;
+        let chosen: Vec<u32> =
+            options.clone().filter(|&o| ce.target_probs[o] == 1.0).map(|o| ce.target_ids[o]).collect();
+        assert_eq!(ce.target_probs[options.clone()].iter().sum::<f32>(), 1.0);
+        // In an episode every one-hot target is the token that comes next, and the other options stay options.
+        assert_eq!(chosen, [ce.input_ids[row as usize + 1]]);
+        assert_eq!(options.len() > 1, ce.is_answer[i]);
         assert_eq!(ce.weights[i], if ce.is_answer[i] { 1.0 } else { 0.5 });
     }
     assert_eq!(ce.is_answer.iter().filter(|&&is| is).count(), 2);

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::model::{ComputeArgs, ModelArgs, Source};
+use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
 use super::progress::Progress;
 use super::table::{self, Column};
 use super::{Context, Done, note, print};
@@ -64,9 +64,14 @@ pub(super) fn command(
     compute: &ComputeArgs,
     context: &Context,
 ) -> Result<Done> {
+    out.map_or(Ok(()), files::check_writable)?;
     let source = Source::find(&model.source, None, Files::All, context)?;
     let lines = read_lines(episodes)?;
-    let encoded = source.pipeline(&TokensConfig::default())?.encode_all(&lines)?;
+    let tokens = match adapter {
+        Some(dir) => tokens_of(&adapter_folder(dir))?,
+        None => TokensConfig::default(),
+    };
+    let encoded = source.pipeline(&tokens)?.encode_all(&lines)?;
     tell_dropped(&encoded);
     let (device, dtype) = compute.open("auto", "auto")?;
     let mut decoder = source.load(dtype, &device)?;

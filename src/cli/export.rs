@@ -1,18 +1,16 @@
 //! `bayesteach export`: what other programs load.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use super::model::{Source, adapter_folder};
+use super::model::{Source, adapter_folder, run_of, tokens_of};
 use super::{Context, Done, print};
-use crate::config::{CONFIG_FILE, RunConfig};
 use crate::error::usage;
 use crate::export::peft::export;
 use crate::hub::Files;
 use crate::model::peft;
-use crate::tokens::TokensConfig;
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Format {
@@ -32,23 +30,24 @@ pub(super) fn command(
     }
     let adapter_dir = adapter_folder(source);
     let run = run_of(&adapter_dir)?;
-    let (base, revision, tokens) = match (model, &run) {
-        (Some(base), _) => (base.to_string(), None, run.as_ref().map(|r| r.tokens.clone())),
+    let (base, revision) = match (model, &run) {
+        (Some(base), _) => (base.to_string(), None),
         (None, Some(run)) => {
             let table = run.model()?;
-            (table.source.clone(), table.revision.clone(), Some(run.tokens.clone()))
+            (table.source.clone(), table.revision.clone())
         }
         (None, None) => {
-            let config: peft::PeftConfig = crate::files::read_json(&adapter_dir.join(peft::CONFIG_FILE))?;
+            let config: peft::PeftConfig = crate::files::read_json(&adapter_dir.join(peft::CONFIG_FILE))
+                .context("this is neither an adapter, nor a checkpoint, nor a finished run of an adapter")?;
             let Some(base) = config.base_model_name_or_path else {
                 return Err(usage("the adapter does not name its base model: name it with --model"));
             };
-            (base, config.revision, None)
+            (base, config.revision)
         }
     };
     let base = Source::find(&base, revision.as_deref(), Files::Tokenizer, context)
         .context("the base model, whose tokenizer goes beside the adapter (--model names another place)")?;
-    let pipeline = base.pipeline(&tokens.unwrap_or_else(TokensConfig::default))?;
+    let pipeline = base.pipeline(&tokens_of(&adapter_dir)?)?;
     match format {
         Format::Peft => export(&adapter_dir, base.dir(), &base.config, &pipeline, out)?,
     }
@@ -59,15 +58,4 @@ pub(super) fn command(
         out.display().to_string()
     ));
     Ok(Done::Finished)
-}
-
-/// The config of the run that an adapter folder or a checkpoint belongs to.
-fn run_of(adapter: &Path) -> Result<Option<RunConfig>> {
-    if !adapter.is_dir() {
-        bail!("{}: there is no such folder", adapter.display());
-    }
-    let full: PathBuf =
-        adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
-    let run = full.ancestors().skip(1).take(2).find(|dir| dir.join(CONFIG_FILE).is_file());
-    run.map(RunConfig::stored).transpose()
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::model::{ComputeArgs, ModelArgs, Source};
 use super::{Context, Done};
 use crate::episode;
+use crate::files;
 use crate::hub::Files;
 use crate::model::decoder::{Keep, Tokens};
 use crate::model::tensors;
@@ -29,6 +30,7 @@ pub(super) fn command(
 ) -> Result<Done> {
     let source = Source::find(&model.source, None, Files::Weights, context)?;
     let vocabulary = source.config.vocab_size;
+    files::check_writable(out)?;
     let mut lines = Vec::new();
     episode::for_each_line(input, |text| {
         let line: Line = serde_json::from_str(text)?;

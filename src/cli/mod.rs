@@ -41,6 +41,9 @@ enum Command {
         /// Continue a run that was stopped
         #[arg(long)]
         resume: bool,
+        /// With --resume: allow another number of steps although the schedule depends on it
+        #[arg(long)]
+        extend: bool,
         #[command(flatten)]
         set: Settings,
     },
@@ -178,7 +181,9 @@ enum Done {
 fn execute(command: Command) -> Result<Done> {
     let context = Context { hub: environment::hub_settings(), interrupt: Interrupt::install()? };
     match command {
-        Command::Run { config, resume, set } => run::run(&config, resume, &set.values, &context),
+        Command::Run { config, resume, extend, set } => {
+            run::run(&config, resume, extend, &set.values, &context)
+        }
         Command::Teach { config, out, set } => teach::command(&config, out, &set.values),
         Command::Inspect { episodes, model, episode, template } => {
             inspect::command(&episodes, &model, episode, &template, &context)

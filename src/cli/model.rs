@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device};
 use clap::Args;
 
 use super::Context;
+use crate::config::{CONFIG_FILE, RunConfig};
 use crate::device;
 use crate::hub::{self, Files, Snapshot};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Adapter;
 use crate::model::peft;
-use crate::tokens::{ModelLimits, Pipeline, TokensConfig};
+use crate::tokens::{ModelLimits, Pipeline, TemplateChoice, TokensConfig};
 
 #[derive(Args)]
 pub(super) struct ModelArgs {
@@ -79,6 +80,26 @@ impl Source {
     pub(super) fn adapter(&self, dir: &Path) -> Result<Adapter> {
         Ok(peft::read(&adapter_folder(dir), &self.config)?.1)
     }
+}
+
+/// How an adapter's episodes became tokens: as its run says, or with the template that lies beside it.
+pub(super) fn tokens_of(adapter: &Path) -> Result<TokensConfig> {
+    if let Some(run) = run_of(adapter)? {
+        return Ok(run.tokens);
+    }
+    let template = adapter.join("chat_template.jinja");
+    let template = if template.is_file() { TemplateChoice::Path(template) } else { TemplateChoice::Auto };
+    Ok(TokensConfig { template, ..TokensConfig::default() })
+}
+
+/// The config of the run that an adapter folder or a checkpoint belongs to.
+pub(super) fn run_of(adapter: &Path) -> Result<Option<RunConfig>> {
+    if !adapter.is_dir() {
+        bail!("{}: there is no such folder", adapter.display());
+    }
+    let full = adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
+    let run = full.ancestors().skip(1).take(2).find(|dir| dir.join(CONFIG_FILE).is_file());
+    run.map(RunConfig::stored).transpose()
 }
 
 /// A run directory stands for the adapter that it made.

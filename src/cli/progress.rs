@@ -40,7 +40,8 @@ impl Progress {
         if !self.terminal && due {
             self.last_line.set(Some(Instant::now()));
             let left = self.bar.eta().as_secs();
-            super::note(&format!("{} {done}/{total}  {left} s left  {message}", self.title));
+            let left = if done == 0 { String::new() } else { format!("  {left} s left") };
+            super::note(&format!("{} {done}/{total}{left}  {message}", self.title));
         }
     }
 

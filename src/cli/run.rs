@@ -1,6 +1,7 @@
 //! `bayesteach run`: all stages of a config. A stage whose output is there for the same inputs is skipped.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -12,13 +13,19 @@ use crate::error::usage;
 use crate::files;
 use crate::metrics::{Measures, summarise, summarise_teacher};
 use crate::model::gradients::Trainable;
-use crate::tokens::{Sequence, read_lines};
+use crate::tokens::{Line, Sequence, read_lines};
 use crate::train::checkpoint;
 use crate::train::trainer::Outcome;
 
 const EVAL_FILE: &str = "eval.json";
 
-pub(super) fn run(config: &Path, resume: bool, set: &[String], context: &Context) -> Result<Done> {
+pub(super) fn run(
+    config: &Path,
+    resume: bool,
+    extend: bool,
+    set: &[String],
+    context: &Context,
+) -> Result<Done> {
     let config = RunConfig::load(config, set)?;
     if config.train.weights == Trainable::All {
         return Err(usage("run is for adapters: for train.weights = \"all\" use train, then eval"));
@@ -26,7 +33,7 @@ pub(super) fn run(config: &Path, resume: bool, set: &[String], context: &Context
     let _lock = train::lock(&config.run_dir())?;
     // A finished run is not begun again: its stages are all there already.
     let finished = is_finished(&config)?;
-    let options = Options { resume: (resume || finished).then_some(None), ..Options::default() };
+    let options = Options { resume: (resume || finished).then_some(None), extend, ..Options::default() };
     let mut job = Job::prepare(config, &options, context)?;
     let test = test_sequences(&job)?;
 
@@ -87,14 +94,36 @@ fn is_finished(config: &RunConfig) -> Result<bool> {
     Ok(state.is_ok_and(|state| config.train.is_out_of_patience(&state)))
 }
 
-/// The episodes that training never sees: the test file's, or the validation file's where there is none.
+/// The episodes that training never sees: the test file's, or the validation file's where there are none.
 fn test_sequences(job: &Job) -> Result<Vec<Sequence>> {
-    let (_, validation, test) = train::episode_files(&job.config);
-    let Some(file) = test.or(validation) else {
-        return Err(usage("[data] names neither test nor validation episodes to measure on"));
+    let (train, validation, test) = train::episode_files(&job.config);
+    let has_lines = |file: &PathBuf| train::file_has_lines(file).unwrap_or(true);
+    let Some(file) = test.filter(has_lines).or(validation).filter(has_lines) else {
+        return Err(usage(
+            "there are neither test nor validation episodes to measure on (data.test, split.test)",
+        ));
     };
     let lines = job.config.eval.choose(read_lines(&file)?);
+    if job.config.data.is_some() {
+        tell_overlap(&read_lines(&train)?, &lines);
+    }
     train::encode(&job.pipeline, &lines, &file)
+}
+
+/// Says how many episodes to measure on are of users that were trained on. A teacher's own split is checked anyway.
+fn tell_overlap(train: &[Line], test: &[Line]) {
+    let who = |line: &Line| match line {
+        Line::Episode(episode) if !episode.user.is_empty() => episode.user.clone(),
+        _ => line.id().to_string(),
+    };
+    let trained: HashSet<String> = train.iter().map(who).collect();
+    let shared = test.iter().filter(|line| trained.contains(&who(line))).count();
+    if shared > 0 {
+        note(&format!(
+            "warning: {shared} of {} episodes to measure on are of users that are trained on",
+            test.len()
+        ));
+    }
 }
 
 /// What the baseline's measures are a function of.

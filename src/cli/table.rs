@@ -41,32 +41,29 @@ pub(super) fn overall(columns: &[Column]) -> String {
     table.to_string()
 }
 
-/// The measures by number of observations: a row a number, a column each of measure and model.
+/// The measures by number of observations: a row each of measure and model, a column a number.
 pub(super) fn by_observations(columns: &[Column]) -> String {
-    let titles = BY_OBSERVATIONS
-        .iter()
-        .flat_map(|(name, _)| columns.iter().map(move |c| format!("{name}\n{}", c.title)))
-        .collect::<Vec<_>>();
-    let lead = ["earlier\nanswers", "answers"].map(String::from);
-    let mut table = new_table(lead.into_iter().chain(titles));
     let Some(first) = columns.first() else { return String::new() };
-    for at in &first.measures.by_observations {
-        let mut row = vec![integer(at.observations), integer(at.answers)];
-        for (_, measure) in BY_OBSERVATIONS {
-            for column in columns {
-                let same = column.measures.by_observations.iter().find(|m| m.observations == at.observations);
-                row.push(number(same.and_then(measure)));
-            }
+    let numbers: Vec<usize> = first.measures.by_observations.iter().map(|at| at.observations).collect();
+    let titles = numbers.iter().map(ToString::to_string);
+    let mut table = new_table(["earlier answers".to_string(), String::new()].into_iter().chain(titles));
+    let counts = first.measures.by_observations.iter().map(|at| integer(at.answers));
+    table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
+    for (name, measure) in BY_OBSERVATIONS {
+        for (i, column) in columns.iter().enumerate() {
+            let at = |n: &usize| column.measures.by_observations.iter().find(|m| m.observations == *n);
+            let values = numbers.iter().map(|n| number(at(n).and_then(measure)));
+            let name = if i == 0 { name } else { "" };
+            table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
         }
-        table.add_row(row);
     }
     table.to_string()
 }
 
 fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(titles.map(|t| t.into().set_alignment(CellAlignment::Right)));
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(titles);
     table
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::Progress;
 use super::{Done, note, print, train};
-use crate::config::RunConfig;
+use crate::config::{CONFIG_FILE, RunConfig};
+use crate::error::usage;
 use crate::files;
 use crate::teacher::{self, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary};
 
@@ -31,7 +32,14 @@ pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Re
     let config = RunConfig::load(config, set)?;
     config.teacher()?;
     let _lock = if out.is_none() { Some(train::lock(&config.run_dir())?) } else { None };
+    let own = out.is_none();
     let dir = out.unwrap_or_else(|| config.run_dir().join(FOLDER));
+    if own && config.run_dir().join(CONFIG_FILE).is_file() && !is_there(&inputs(&config)?, &dir) {
+        return Err(usage(format!(
+            "the run {} was trained on other episodes: name another run.name, or a folder with --out",
+            config.run_dir().display()
+        )));
+    }
     let summary = teach(&config, &dir)?;
     print(&describe(&summary));
     print(&format!("episodes are in {}", dir.display()));
@@ -42,14 +50,18 @@ pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Re
 pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
     let dir = config.run_dir().join(FOLDER);
     let inputs = inputs(config)?;
-    let there = files::read_json::<Inputs>(&dir.join(INPUTS_FILE)).ok().filter(|old| *old == inputs);
-    if there.is_some()
+    if is_there(&inputs, &dir)
         && let Ok(summary) = files::read_json(&dir.join(TEACHER_FILE))
     {
         note(&format!("teach: the episodes in {} are of the same settings: kept", dir.display()));
         return Ok(summary);
     }
     teach(config, &dir)
+}
+
+/// Whether the episodes in `dir` were drawn from these inputs.
+fn is_there(inputs: &Inputs, dir: &Path) -> bool {
+    files::read_json::<Inputs>(&dir.join(INPUTS_FILE)).is_ok_and(|old| old == *inputs)
 }
 
 fn inputs(config: &RunConfig) -> Result<Inputs> {
@@ -68,6 +80,12 @@ fn teach(config: &RunConfig, dir: &Path) -> Result<TeacherSummary> {
         let bar = slot.get_mut().get_or_insert_with(|| Progress::new("teach", 0, total));
         bar.at(done, "episodes");
     };
+    // First of all, so that old inputs never stand beside new episodes.
+    let stale = dir.join(INPUTS_FILE);
+    if stale.exists() {
+        std::fs::remove_file(&stale)
+            .map_err(|e| anyhow::anyhow!("cannot remove {}: {e}", stale.display()))?;
+    }
     let summary = teacher::teach(&inputs.teacher, &inputs.split, inputs.seed, dir, &report)?;
     files::write_json(&dir.join(INPUTS_FILE), &inputs)?;
     if let Ok(mut slot) = progress.lock()

@@ -348,7 +348,7 @@ fn load_data(config: &RunConfig, pipeline: &Pipeline) -> Result<Data> {
 }
 
 /// A split of fraction 0 leaves an empty file.
-fn file_has_lines(path: &Path) -> Result<bool> {
+pub(super) fn file_has_lines(path: &Path) -> Result<bool> {
     let metadata = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(metadata.len() > 0)
 }

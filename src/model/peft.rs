@@ -124,6 +124,16 @@ impl PeftConfig {
                 bail!("{key} = {value} is not supported");
             }
         }
+        // Some initialisations change the base's weights too, and the adapter is relative to those.
+        let init = self.other.get("init_lora_weights");
+        let changes_base =
+            init.and_then(Value::as_str).filter(|kind| !["gaussian", "orthogonal", "eva"].contains(kind));
+        if let Some(kind) = changes_base {
+            bail!(
+                "init_lora_weights = {kind:?} is relative to changed base weights: convert the adapter in PEFT first \
+                 (path_initial_model_for_weight_conversion)"
+            );
+        }
         Ok(())
     }
 

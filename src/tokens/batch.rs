@@ -66,7 +66,9 @@ impl Batch {
 
     fn push_answer(&mut self, target: &SoftTarget, ce: bool) {
         if ce {
-            self.push_options(&[target.token_ids[target.one_hot()]], &[1.0]);
+            let mut one_hot = vec![0.0; target.token_ids.len()];
+            one_hot[target.one_hot()] = 1.0;
+            self.push_options(&target.token_ids, &one_hot);
         } else {
             self.push_options(&target.token_ids, &target.probs);
         }

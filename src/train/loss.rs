@@ -40,6 +40,8 @@ pub struct StepSums {
     pub kl: f64,
     /// Number of answers.
     pub answers: usize,
+    /// Sequences (indices into the data) whose loss is not finite.
+    pub broken: Vec<usize>,
     /// Tokens that went through the model.
     pub tokens: usize,
     /// Gradients of Σ weight · loss.
@@ -58,8 +60,15 @@ pub fn step_sums(
     step: usize,
 ) -> Result<StepSums> {
     let mut gradients = Gradients::new(settings.trainable);
-    let mut sums =
-        StepSums { loss: 0.0, weight: 0.0, kl: 0.0, answers: 0, tokens: 0, gradients: BTreeMap::new() };
+    let mut sums = StepSums {
+        loss: 0.0,
+        weight: 0.0,
+        kl: 0.0,
+        answers: 0,
+        broken: Vec::new(),
+        tokens: 0,
+        gradients: BTreeMap::new(),
+    };
     let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
     let mut place = 0;
     for indices in micro_batches(&lengths, batch, settings.micro_batch_tokens) {
@@ -117,25 +126,26 @@ fn targets<'a>(batch: &'a Batch, whole_vocabulary: &'a [bool]) -> Targets<'a> {
 impl StepSums {
     fn add(&mut self, batch: &Batch, rows: &Rows, sequences: &[(usize, &Sequence)]) {
         self.tokens += batch.tokens();
-        for (kl, &weight) in rows.kl.iter().zip(&batch.weights) {
+        for ((kl, &weight), &row) in rows.kl.iter().zip(&batch.weights).zip(&batch.target_rows) {
             self.loss += kl * f64::from(weight);
             self.weight += f64::from(weight);
+            if !kl.is_finite() {
+                let sequence = batch.boundaries.partition_point(|&first| first <= row) - 1;
+                self.broken.push(batch.sequences[sequence]);
+            }
         }
-        // The teacher's distribution, also where the loss goes by the said answer only: then the rows hold the
-        // log-probability of that one option, and the KL cannot be told.
+        self.broken.dedup();
+        // Against the teacher's distribution, also where the loss goes by the said answer only.
         let answers = sequences.iter().flat_map(|(_, s)| s.targets.iter().filter(|t| t.weight > 0.0));
         let rows_of_answers = (0..batch.targets()).filter(|&row| batch.is_answer[row]);
         for (target, row) in answers.zip(rows_of_answers) {
             let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
-            if options.len() == target.probs.len() {
-                let log_probs = &rows.option_log_probs[options];
-                self.kl += kl(&target.probs, log_probs);
-                self.answers += 1;
-            }
+            self.kl += kl(&target.probs, &rows.option_log_probs[options]);
+            self.answers += 1;
         }
     }
 
-    /// Mean KL over answers, where the loss sees the teacher's distribution.
+    /// Mean KL over answers, if there are any.
     pub fn mean_kl(&self) -> Option<f64> {
         (self.answers > 0).then(|| self.kl / self.answers as f64)
     }

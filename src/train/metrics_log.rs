@@ -20,7 +20,7 @@ pub struct StepRecord {
     pub step: usize,
     /// Weighted mean over all targets of the batch, before the update.
     pub loss: f64,
-    /// Mean KL(teacher ‖ model) over the vocabulary, where the loss sees the teacher's distribution.
+    /// Mean KL(teacher ‖ model) over the vocabulary, if the batch has answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
     /// Learning rate of the update.

@@ -247,11 +247,12 @@ impl<'a> Session<'a> {
         let loss = sums.loss / sums.weight;
         let norm = global_norm(&sums.gradients)? / sums.weight;
         if !loss.is_finite() || !norm.is_finite() {
+            let culprits = if sums.broken.is_empty() { &batch } else { &sums.broken };
             bail!(
                 "step {}: the loss ({loss}) or the gradient's norm ({norm}) is not finite{}; the last checkpoint is \
                  kept, a lower optimizer.lr or a look at these episodes may help",
                 step + 1,
-                self.culprits(&batch)
+                self.culprits(culprits)
             );
         }
         let max = self.settings.optimizer.max_grad_norm;
