@@ -252,7 +252,7 @@ fn explain(model: &HubModel, settings: &HubSettings, error: &ApiError) -> anyhow
         format!("another program is downloading {name}: wait for it to finish ({text})")
     } else {
         format!(
-            "there is no folder of that name, and {name} cannot be downloaded: {text}. Check the network, or name a folder that has the model's files; a started \
+            "cannot download {name} (and there is no folder of that name): {text}. Check the network, or name a folder that has the model's files; a started \
              download continues where it stopped"
         )
     };

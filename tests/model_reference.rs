@@ -3,6 +3,8 @@
 //! The reference data in `tests/data/reference` was computed in float64 by `scripts/make_reference.py`; each
 //! folder's `reference.json` names the library versions and the seed.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
