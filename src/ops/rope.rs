@@ -1,5 +1,5 @@
-//! Rotary position embedding, half-split form: the pair (x[i], x[i + D/2]) of every head turns by
-//! position · inv_freq[i].
+//! Rotary position embedding, half-split form: the pair (`x[i]`, `x[i + D/2]`) of every head turns by
+//! `position · inv_freq[i]`.
 //!
 //! Angles are computed in f32 whatever the model's dtype, and only cos and sin are cast to it.
 
