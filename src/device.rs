@@ -82,6 +82,48 @@ pub fn dtype_name(dtype: DType) -> &'static str {
     }
 }
 
+/// The memory that this process holds now (CPU), or that is in use on the device (CUDA), in bytes, where known.
+pub fn memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => {
+            let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+            let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+            Some(pages * page_size()?)
+        }
+        _ => None,
+    }
+}
+
+fn page_size() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        u64::try_from(size).ok()
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// The most that [`memory`] has been so far, in bytes, where known.
+pub fn peak_memory_of(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => peak_memory(),
+        _ => None,
+    }
+}
+
+/// User and system time of all threads of this process so far, in seconds, where the system tells.
+pub fn cpu_seconds() -> Option<f64> {
+    #[cfg(unix)]
+    {
+        use nix::sys::time::TimeValLike as _;
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok()?;
+        Some((usage.user_time() + usage.system_time()).num_microseconds() as f64 * 1e-6)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
 /// The most memory that this process has held so far, in bytes, where the system tells.
 pub fn peak_memory() -> Option<u64> {
     #[cfg(unix)]

@@ -37,10 +37,10 @@ fn gradients(model: &Decoder, trainable: Trainable, keep: Keep) -> BTreeMap<Stri
     };
     let dropout = Dropout { p: 0.1, seed: 3, keys: (0..4).map(|place| Dropout::key(2, place)).collect() };
     let tokens = Tokens { input_ids: &input_ids, positions: &positions, boundaries: &boundaries };
-    let run = model.run(tokens, Some(&dropout)).unwrap();
+    let run = model.run(tokens, Some(&dropout)).unwrap().only(&rows);
     let mut grads = Gradients::new(trainable);
     let (hidden, tape) = model.forward(&run, keep).unwrap();
-    let (kl, dhidden) = model.answer_kl(&hidden, &rows, targets, Some(&mut grads)).unwrap();
+    let (kl, dhidden) = model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
     model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let mut all: BTreeMap<String, Vec<u32>> = grads

@@ -99,10 +99,10 @@ impl Reference {
             weights: &flat.weights,
             whole_vocabulary: &whole,
         };
-        let run = self.model.run(flat.tokens(), None).unwrap();
+        let run = self.model.run(flat.tokens(), None).unwrap().only(&flat.rows);
         let mut grads = Gradients::new(trainable);
         let (hidden, tape) = self.model.forward(&run, keep).unwrap();
-        let (rows, dhidden) = self.model.answer_kl(&hidden, &flat.rows, targets, Some(&mut grads)).unwrap();
+        let (rows, dhidden) = self.model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
         self.model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
         let count = rows.kl.len() as f64;
         let mean = |(name, t): (String, Tensor)| (name, (t / count).unwrap());

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use anyhow::Result;
-use bayesteach::ops::attention::{self, Spec};
+use bayesteach::ops::attention::{self, Rows, Spec};
 use bayesteach::ops::dropout::Dropout;
 use bayesteach::ops::glu::{self, Activation};
 use bayesteach::ops::kl::{self, Targets};
@@ -573,25 +573,44 @@ fn qkv(s: &mut Stream, n: usize, spec: &Spec) -> [Tensor; 3] {
     [random(s, &[n, width]), random(s, &[n, kv_width]), random(s, &[n, kv_width])]
 }
 
-fn attention_backward(t: &[Tensor], dy: &Tensor, boundaries: &[u32], spec: &Spec) -> Result<Vec<Tensor>> {
-    let (y, saved) = attention::forward(&t[0], &t[1], &t[2], boundaries, spec)?;
-    let (dq, dk, dv) = attention::backward((&t[0], &t[1], &t[2]), &y, &saved, dy, boundaries, spec)?;
+/// All rows ask.
+fn all(boundaries: &[u32]) -> Rows<'_> {
+    Rows { boundaries, queries: None }
+}
+
+fn attention_backward(t: &[Tensor], dy: &Tensor, rows: Rows, spec: &Spec) -> Result<Vec<Tensor>> {
+    let (y, saved) = attention::forward(&t[0], &t[1], &t[2], rows, spec)?;
+    let (dq, dk, dv) = attention::backward((&t[0], &t[1], &t[2]), &y, &saved, dy, rows, spec)?;
     Ok(vec![dq, dk, dv])
 }
 
 fn check_attention(s: &mut Stream, lengths: &[usize], spec: &Spec) {
     let boundaries = boundaries(lengths);
     let inputs = qkv(s, lengths.iter().sum(), spec);
-    check(
-        &format!("attention over {lengths:?} of {spec:?}"),
-        &inputs,
-        |t| Ok(attention::forward(&t[0], &t[1], &t[2], &boundaries, spec)?.0),
-        |t, dy| attention_backward(t, dy, &boundaries, spec),
-        |t| attention::composed(&t[0], &t[1], &t[2], &boundaries, spec),
-    );
     let by_loops = attention_by_loops(&inputs, &boundaries, spec);
-    let (y, _) = attention::forward(&inputs[0], &inputs[1], &inputs[2], &boundaries, spec).unwrap();
-    assert!(relative_max(&values(&y), &by_loops, FLOOR) < 1e-12, "attention over {lengths:?} of {spec:?}");
+    let n = by_loops.len() / (spec.heads * spec.head_dim);
+    let some: Vec<u32> = (0..n as u32).filter(|_| s.uniform() < 0.3).collect();
+    for queries in [None, Some(&some[..])] {
+        let what = format!("attention over {lengths:?} at {queries:?} of {spec:?}");
+        let rows = Rows { boundaries: &boundaries, queries };
+        let at = |x: &Tensor| match queries {
+            Some(queries) => x.index_select(&Tensor::new(queries, &Device::Cpu).unwrap(), 0).unwrap(),
+            None => x.clone(),
+        };
+        let inputs = [at(&inputs[0]), inputs[1].clone(), inputs[2].clone()];
+        if !queries.is_some_and(<[u32]>::is_empty) {
+            check(
+                &what,
+                &inputs,
+                |t| Ok(attention::forward(&t[0], &t[1], &t[2], rows, spec)?.0),
+                |t, dy| attention_backward(t, dy, rows, spec),
+                |t| attention::composed(&t[0], &t[1], &t[2], rows, spec),
+            );
+        }
+        let by_loops = Tensor::from_vec(by_loops.clone(), (n, spec.heads * spec.head_dim), &Device::Cpu);
+        let (y, _) = attention::forward(&inputs[0], &inputs[1], &inputs[2], rows, spec).unwrap();
+        assert!(relative_max(&values(&y), &values(&at(&by_loops.unwrap())), FLOOR) < 1e-12, "{what}");
+    }
 }
 
 /// One query after the other, nothing shared with the code under test.
@@ -674,9 +693,9 @@ fn attention_bears_large_scores() {
     let q = Tensor::new(&[[300f32, 0.0], [300.0, 0.0], [300.0, 0.0]], &Device::Cpu).unwrap();
     let k = Tensor::new(&[[-300f32, 0.0], [300.0, 0.0], [0.0, 0.0]], &Device::Cpu).unwrap();
     let v = Tensor::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu).unwrap();
-    let (y, _) = attention::forward(&q, &k, &v, &[0, 3], &spec).unwrap();
+    let (y, _) = attention::forward(&q, &k, &v, all(&[0, 3]), &spec).unwrap();
     assert_eq!(values(&y), [1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
-    let grads = attention_backward(&[q, k, v], &y.ones_like().unwrap(), &[0, 3], &spec).unwrap();
+    let grads = attention_backward(&[q, k, v], &y.ones_like().unwrap(), all(&[0, 3]), &spec).unwrap();
     assert_eq!(values(&grads[2]), [1.0, 1.0, 2.0, 2.0, 0.0, 0.0]);
     assert!(grads.iter().flat_map(values).all(f64::is_finite));
 }
@@ -685,11 +704,12 @@ fn attention_bears_large_scores() {
 fn attention_refuses_what_does_not_fit() {
     let spec = Spec { heads: 4, kv_heads: 2, head_dim: 3, scale: 1.0, softcap: None, window: None };
     let (q, k) = (zeros(&[5, 12]), zeros(&[5, 6]));
-    let run =
-        |q: &Tensor, k: &Tensor, v: &Tensor, b: &[u32], spec: Spec| attention::forward(q, k, v, b, &spec);
+    let run = |q: &Tensor, k: &Tensor, v: &Tensor, b: &[u32], spec: Spec| {
+        attention::forward(q, k, v, all(b), &spec)
+    };
     let (y, saved) = run(&q, &k, &k, &[0, 2, 5], spec).unwrap();
     let backward =
-        |y: &Tensor, dy: &Tensor, b: &[u32]| attention::backward((&q, &k, &k), y, &saved, dy, b, &spec);
+        |y: &Tensor, dy: &Tensor, b: &[u32]| attention::backward((&q, &k, &k), y, &saved, dy, all(b), &spec);
     assert!(backward(&y, &y, &[0, 2, 5]).is_ok());
     let (_, other) = run(&zeros(&[3, 12]), &zeros(&[3, 6]), &zeros(&[3, 6]), &[0, 3], spec).unwrap();
     refuse! {
@@ -714,7 +734,13 @@ fn attention_refuses_what_does_not_fit() {
         "backward: dy too wide" => backward(&y, &zeros(&[5, 13]), &[0, 5]),
         "backward: boundaries" => backward(&y, &y, &[0, 4]),
         "backward: another run's state" =>
-            attention::backward((&q, &k, &k), &y, &other, &y, &[0, 5], &spec),
+            attention::backward((&q, &k, &k), &y, &other, &y, all(&[0, 5]), &spec),
+        "a query beyond the end" =>
+            attention::forward(&q, &k, &k, Rows { boundaries: &[0, 5], queries: Some(&[0, 1, 2, 3, 5]) }, &spec),
+        "queries that go back" =>
+            attention::forward(&q, &k, &k, Rows { boundaries: &[0, 5], queries: Some(&[0, 2, 1, 3, 4]) }, &spec),
+        "more queries than rows of q" =>
+            attention::forward(&q, &k, &k, Rows { boundaries: &[0, 5], queries: Some(&[0, 1]) }, &spec),
     }
 }
 
@@ -983,8 +1009,8 @@ fn large_operations_do_not_depend_on_the_number_of_threads() {
         let inputs = cast(&qkv(&mut s, 732, &spec), DType::F32);
         let dy = random(&mut s, &[732, 256]).to_dtype(DType::F32).unwrap();
         same_on_any_threads("attention", || {
-            let (y, _) = attention::forward(&inputs[0], &inputs[1], &inputs[2], &boundaries, &spec)?;
-            Ok([vec![y], attention_backward(&inputs, &dy, &boundaries, &spec)?].concat())
+            let (y, _) = attention::forward(&inputs[0], &inputs[1], &inputs[2], all(&boundaries), &spec)?;
+            Ok([vec![y], attention_backward(&inputs, &dy, all(&boundaries), &spec)?].concat())
         });
     }
     let wide = [300, 2_000];

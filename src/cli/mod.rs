@@ -1,5 +1,6 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
+mod bench;
 mod environment;
 mod eval;
 mod export;
@@ -102,6 +103,8 @@ enum Command {
         #[command(flatten)]
         compute: model::ComputeArgs,
     },
+    /// Time training steps on random weights of a named shape
+    Bench(bench::BenchArgs),
     /// Write what other programs load
     Export {
         /// A run directory, a checkpoint, or a PEFT adapter
@@ -152,7 +155,8 @@ struct Context {
 /// Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted after a checkpoint was written.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match in_pool(|| execute(cli.command)) {
+    let threads = if let Command::Bench(args) = &cli.command { args.threads } else { None };
+    match in_pool(threads, || execute(cli.command)) {
         Ok(Done::Finished) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(130),
         Err(error) => {
@@ -165,9 +169,10 @@ pub fn main() -> ExitCode {
 
 /// Runs `f` on a worker of rayon's pool: from outside, every operation would wait for a worker to wake up, which
 /// costs a small model half its time.
-fn in_pool(f: impl FnOnce() -> Result<Done> + Send) -> Result<Done> {
+fn in_pool(threads: Option<usize>, f: impl FnOnce() -> Result<Done> + Send) -> Result<Done> {
     // Only the first call can set up the pool; a pool that is there is as good.
-    let _ = rayon::ThreadPoolBuilder::new().stack_size(16 << 20).build_global();
+    let _ =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).stack_size(16 << 20).build_global();
     rayon::scope(|_| f())
 }
 
@@ -197,6 +202,7 @@ fn execute(command: Command) -> Result<Done> {
         Command::Export { source, model, format, out } => {
             export::command(&source, model.as_deref(), format, &out, &context)
         }
+        Command::Bench(args) => bench::command(&args),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -66,7 +66,11 @@ fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Predi
     let batch = Batch::new(chosen, TargetKind::default());
     let tokens =
         Tokens { input_ids: &batch.input_ids, positions: &batch.positions, boundaries: &batch.boundaries };
-    let (hidden, _) = decoder.forward(&decoder.run(tokens, None)?, Keep::Nothing)?;
+    if batch.targets() == 0 {
+        return Ok(());
+    }
+    let run = decoder.run(tokens, None)?.only(&batch.target_rows);
+    let (hidden, _) = decoder.forward(&run, Keep::Nothing)?;
     let whole_vocabulary = vec![true; batch.targets()];
     let targets = Targets {
         option_boundaries: &batch.option_boundaries,
@@ -75,7 +79,7 @@ fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Predi
         weights: &batch.weights,
         whole_vocabulary: &whole_vocabulary,
     };
-    let (rows, _) = decoder.answer_kl(&hidden, &batch.target_rows, targets, None)?;
+    let (rows, _) = decoder.answer_kl(&hidden, targets, None)?;
     let mut row = 0;
     for (_, sequence) in chosen {
         for (i, target) in sequence.targets.iter().filter(|t| t.weight > 0.0).enumerate() {

@@ -3,6 +3,8 @@
 //! x ─ norm ─ q, k, v ─ (per-head norms) ─ rotate ─ attention ─ o ─ (norm) ─ + x = h
 //! h ─ norm ─ gate, up ─ activation ─ down ─ (norm) ─ + h
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 use candle_core::Tensor;
 
@@ -11,6 +13,7 @@ use super::decoder::Run;
 use super::gradients::Gradients;
 use super::loading::Weights;
 use super::lora;
+use crate::ops::rope::Angles;
 use crate::ops::{attention, glu, linear, rms_norm, rope, rows};
 
 /// A linear layer with its adapter.
@@ -52,7 +55,32 @@ pub(super) struct Block {
     kind: LayerKind,
 }
 
+/// The rows of a run that a part of a block works on: some, or all where none.
+///
+/// The last block's outputs are read at the answers only, so only its keys and values are needed everywhere.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a>(pub Option<&'a [u32]>);
+
+impl At<'_> {
+    const ALL: At<'static> = At(None);
+
+    /// The rows of `x` (N, D) that these are, as (M, D).
+    fn gather(self, x: &Tensor) -> Result<Tensor> {
+        self.0.map_or_else(|| Ok(x.clone()), |at| rows::gather(x, at))
+    }
+
+    /// `dx` (N, D) with `dy` (M, D) added at these rows.
+    fn add_to(self, dx: Tensor, dy: &Tensor) -> Result<Tensor> {
+        match self.0 {
+            Some(at) => rows::add(&dx, &rows::scatter_add(dy, at, dx.dim(0)?)?),
+            None => rows::add(&dx, dy),
+        }
+    }
+}
+
 /// What the backward of a block reads.
+///
+/// Of the rows that the block's output has; `x`, `normed_x`, `k` and `v` have all rows of the run.
 pub(super) struct Trace {
     x: Tensor,
     normed_x: Tensor,
@@ -115,18 +143,18 @@ impl Norm {
 }
 
 impl Linear {
-    fn mask(&self, x: &Tensor, run: &Run) -> Result<Option<Tensor>> {
+    fn mask(&self, x: &Tensor, run: &Run, at: At) -> Result<Option<Tensor>> {
         let Some(dropout) = run.dropout.filter(|_| self.lora.is_some()) else { return Ok(None) };
         let mask = dropout.mask(&self.path, run.boundaries, x.dim(1)?, x.dtype(), x.device())?;
-        Ok(Some(mask))
+        Ok(Some(at.gather(&mask)?))
     }
 
     fn adapter<'a>(&'a self, mask: Option<&'a Tensor>) -> Option<linear::Lora<'a>> {
         self.lora.as_ref().map(|l| linear::Lora { a: &l.a, b: &l.b, scale: l.scale, mask })
     }
 
-    fn forward(&self, x: &Tensor, run: &Run) -> Result<Tensor> {
-        let mask = self.mask(x, run)?;
+    fn forward(&self, x: &Tensor, run: &Run, at: At) -> Result<Tensor> {
+        let mask = self.mask(x, run, at)?;
         linear::forward(x, &self.weight, self.bias.as_ref(), self.adapter(mask.as_ref()))
     }
 
@@ -136,10 +164,10 @@ impl Linear {
         x: &Tensor,
         dy: &Tensor,
         dx: Option<&mut Option<Tensor>>,
-        run: &Run,
+        (run, at): (&Run, At),
         grads: &mut Gradients,
     ) -> Result<()> {
-        let mask = self.mask(x, run)?;
+        let mask = self.mask(x, run, at)?;
         if let Some(g) = linear::backward(x, &self.weight, self.adapter(mask.as_ref()), dy, dx)? {
             grads.add(lora::a_name(&self.path), g.a)?;
             grads.add(lora::b_name(&self.path), g.b)?;
@@ -237,31 +265,40 @@ impl Block {
         }
     }
 
-    /// The block's output (N, hidden), and what its backward reads.
-    pub(super) fn forward(&self, x: &Tensor, run: &Run, config: &ModelConfig) -> Result<(Tensor, Trace)> {
+    /// The block's output (M, hidden) at the rows `at` of its input (N, hidden), and what its backward reads.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        at: At,
+        run: &Run,
+        config: &ModelConfig,
+    ) -> Result<(Tensor, Trace)> {
         let angles = &run.angles[self.kind.rope];
         let normed_x = self.input_norm.forward(x, config)?;
-        let (mut q, mut k) = (self.q.forward(&normed_x, run)?, self.k.forward(&normed_x, run)?);
-        let v = self.v.forward(&normed_x, run)?;
+        let mut q = self.q.forward(&at.gather(&normed_x)?, run, at)?;
+        let mut k = self.k.forward(&normed_x, run, At::ALL)?;
+        let v = self.v.forward(&normed_x, run, At::ALL)?;
         let mut raw_qk = None;
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             let normed = (q_norm.per_head(&q, config)?, k_norm.per_head(&k, config)?);
             raw_qk = Some((q, k));
             (q, k) = normed;
         }
-        let (q, k) = (rope::forward(&q, angles)?, rope::forward(&k, angles)?);
+        let q_angles = angles_at(angles, at)?;
+        let (q, k) = (rope::forward(&q, &q_angles)?, rope::forward(&k, angles)?);
         let spec = self.attention_spec(config);
-        let (attention, saved) = attention::forward(&q, &k, &v, run.boundaries, &spec)?;
-        let branch = self.o.forward(&attention, run)?;
+        let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
+        let (attention, saved) = attention::forward(&q, &k, &v, attending, &spec)?;
+        let branch = self.o.forward(&attention, run, at)?;
         let (branch, attention_branch) = match &self.attention_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
             None => (branch, None),
         };
-        let h = rows::add(x, &branch)?;
+        let h = rows::add(&at.gather(x)?, &branch)?;
 
         let normed_h = self.mlp_norm.forward(&h, config)?;
-        let (gate, up) = (self.gate.forward(&normed_h, run)?, self.up.forward(&normed_h, run)?);
-        let branch = self.down.forward(&glu::forward(&gate, &up, config.activation)?, run)?;
+        let (gate, up) = (self.gate.forward(&normed_h, run, at)?, self.up.forward(&normed_h, run, at)?);
+        let branch = self.down.forward(&glu::forward(&gate, &up, config.activation)?, run, at)?;
         let (branch, mlp_branch) = match &self.mlp_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
             None => (branch, None),
@@ -287,25 +324,26 @@ impl Block {
         Ok((y, trace))
     }
 
-    /// Adds the block's gradients to `grads`; returns the input's gradient if `want_dx`.
+    /// Adds the block's gradients to `grads`, given the output's (M, hidden) at the rows `at`; returns the
+    /// input's gradient (N, hidden) if `want_dx`.
     pub(super) fn backward(
         &self,
         trace: &Trace,
         dy: &Tensor,
         want_dx: bool,
-        run: &Run,
+        (run, at): (&Run, At),
         config: &ModelConfig,
         grads: &mut Gradients,
     ) -> Result<Option<Tensor>> {
-        let dh = self.mlp_backward(trace, dy, run, config, grads)?;
-        self.attention_backward(trace, &dh, want_dx, run, config, grads)
+        let dh = self.mlp_backward(trace, dy, (run, at), config, grads)?;
+        self.attention_backward(trace, &dh, want_dx, (run, at), config, grads)
     }
 
     fn mlp_backward(
         &self,
         trace: &Trace,
         dy: &Tensor,
-        run: &Run,
+        place: (&Run, At),
         config: &ModelConfig,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
@@ -315,12 +353,12 @@ impl Block {
         };
         let activated = glu::forward(&trace.gate, &trace.up, config.activation)?;
         let mut activated_grad = None;
-        self.down.backward(&activated, &branch_grad, Some(&mut activated_grad), run, grads)?;
+        self.down.backward(&activated, &branch_grad, Some(&mut activated_grad), place, grads)?;
         let (gate_grad, up_grad) =
             glu::backward(&trace.gate, &trace.up, &some(activated_grad)?, config.activation)?;
         let mut normed_grad = None;
-        self.gate.backward(&trace.normed_h, &gate_grad, Some(&mut normed_grad), run, grads)?;
-        self.up.backward(&trace.normed_h, &up_grad, Some(&mut normed_grad), run, grads)?;
+        self.gate.backward(&trace.normed_h, &gate_grad, Some(&mut normed_grad), place, grads)?;
+        self.up.backward(&trace.normed_h, &up_grad, Some(&mut normed_grad), place, grads)?;
         rows::add(dy, &self.mlp_norm.backward(&trace.h, &some(normed_grad)?, config, grads)?)
     }
 
@@ -329,7 +367,7 @@ impl Block {
         trace: &Trace,
         dh: &Tensor,
         want_dx: bool,
-        run: &Run,
+        (run, at): (&Run, At),
         config: &ModelConfig,
         grads: &mut Gradients,
     ) -> Result<Option<Tensor>> {
@@ -338,30 +376,49 @@ impl Block {
             _ => dh.clone(),
         };
         let mut attention_grad = None;
-        self.o.backward(&trace.attention, &branch_grad, Some(&mut attention_grad), run, grads)?;
+        self.o.backward(&trace.attention, &branch_grad, Some(&mut attention_grad), (run, at), grads)?;
         let (dq, dk, dv) = attention::backward(
             (&trace.q, &trace.k, &trace.v),
             &trace.attention,
             &trace.saved,
             &some(attention_grad)?,
-            run.boundaries,
+            attention::Rows { boundaries: run.boundaries, queries: at.0 },
             &self.attention_spec(config),
         )?;
         let angles = &run.angles[self.kind.rope];
-        let (mut dq, mut dk) = (rope::backward(&dq, angles)?, rope::backward(&dk, angles)?);
+        let q_angles = angles_at(angles, at)?;
+        let (mut dq, mut dk) = (rope::backward(&dq, &q_angles)?, rope::backward(&dk, angles)?);
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.qk_norms, &trace.raw_qk) {
             dq = q_norm.per_head_backward(q, &dq, config, grads)?;
             dk = k_norm.per_head_backward(k, &dk, config, grads)?;
         }
         let mut normed_grad = None;
-        for (linear, dy) in [(&self.q, &dq), (&self.k, &dk), (&self.v, &dv)] {
+        for (linear, dy) in [(&self.k, &dk), (&self.v, &dv)] {
             let dx = want_dx.then_some(&mut normed_grad);
-            linear.backward(&trace.normed_x, dy, dx, run, grads)?;
+            linear.backward(&trace.normed_x, dy, dx, (run, At::ALL), grads)?;
+        }
+        if at.0.is_none() {
+            let dx = want_dx.then_some(&mut normed_grad);
+            self.q.backward(&trace.normed_x, &dq, dx, (run, at), grads)?;
+        } else {
+            let mut q_grad = None;
+            let dx = want_dx.then_some(&mut q_grad);
+            self.q.backward(&at.gather(&trace.normed_x)?, &dq, dx, (run, at), grads)?;
+            if want_dx {
+                normed_grad = Some(at.add_to(some(normed_grad)?, &some(q_grad)?)?);
+            }
         }
         if !want_dx {
             return Ok(None);
         }
         let dx = self.input_norm.backward(&trace.x, &some(normed_grad)?, config, grads)?;
-        Ok(Some(rows::add(dh, &dx)?))
+        Ok(Some(at.add_to(dx, dh)?))
     }
+}
+
+fn angles_at<'a>(angles: &'a Angles, at: At) -> Result<Cow<'a, Angles>> {
+    Ok(match at.0 {
+        Some(at) => Cow::Owned(angles.at(at)?),
+        None => Cow::Borrowed(angles),
+    })
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
-use super::block::{Block, Linear, LoraWeights, Norm, Trace};
+use super::block::{At, Block, Linear, LoraWeights, Norm, Trace};
 use super::config::ModelConfig;
 use super::gradients::Gradients;
 use super::loading::Weights;
@@ -52,6 +52,15 @@ pub struct Run<'a> {
     pub(super) angles: Vec<Angles>,
     /// The adapter's dropout, while training.
     pub dropout: Option<&'a Dropout>,
+    /// The rows whose hidden states are wanted, ascending (M); all where none.
+    rows: Option<&'a [u32]>,
+}
+
+impl<'a> Run<'a> {
+    /// Wants the hidden states at `rows` (M, ascending) only, which spares the last block the rest.
+    pub fn only(self, rows: &'a [u32]) -> Self {
+        Self { rows: Some(rows), ..self }
+    }
 }
 
 /// How much of a forward pass is kept for the backward.
@@ -226,10 +235,10 @@ impl Decoder {
         );
         let angles = |f: &Vec<f32>| Angles::new(positions, f, self.dtype, &self.device);
         let angles = self.config.inv_freq.iter().map(angles).collect::<Result<_>>()?;
-        Ok(Run { input_ids, boundaries, angles, dropout })
+        Ok(Run { input_ids, boundaries, angles, dropout, rows: None })
     }
 
-    /// The hidden states (N, hidden) after the last block, before the final norm.
+    /// The hidden states (M, hidden) that the run wants, after the last block and before the final norm.
     ///
     /// # Errors
     /// If the device fails.
@@ -239,8 +248,8 @@ impl Decoder {
             x = (x * self.embedding_scale()?)?;
         }
         let mut tape = Vec::new();
-        for block in &self.blocks {
-            let (y, trace) = block.forward(&x, run, &self.config)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (y, trace) = block.forward(&x, self.rows(run, i), run, &self.config)?;
             match keep {
                 Keep::Nothing => {}
                 Keep::BlockInputs => tape.push(Kept::Input(x)),
@@ -251,7 +260,12 @@ impl Decoder {
         Ok((x, Tape(tape)))
     }
 
-    /// Adds all gradients to `grads`, given the gradient of the hidden states (N, hidden).
+    /// The rows that the output of block `i` needs.
+    fn rows<'a>(&self, run: &Run<'a>, i: usize) -> At<'a> {
+        At(run.rows.filter(|_| i + 1 == self.blocks.len()))
+    }
+
+    /// Adds all gradients to `grads`, given the gradient of the hidden states (M, hidden).
     ///
     /// # Errors
     /// If the device fails.
@@ -261,11 +275,11 @@ impl Decoder {
         for (i, (block, kept)) in self.blocks.iter().zip(tape.0).enumerate().rev() {
             let trace = match kept {
                 Kept::Trace(trace) => trace,
-                Kept::Input(x) => Box::new(block.forward(&x, run, &self.config)?.1),
+                Kept::Input(x) => Box::new(block.forward(&x, self.rows(run, i), run, &self.config)?.1),
             };
             // Below the first block only the embedding is left, which LoRA does not train.
             let want_dx = i > 0 || grads.wants_base();
-            match block.backward(&trace, &dy, want_dx, run, &self.config, grads)? {
+            match block.backward(&trace, &dy, want_dx, (run, self.rows(run, i)), &self.config, grads)? {
                 Some(dx) => dy = dx,
                 None => return Ok(()),
             }
@@ -290,25 +304,23 @@ impl Decoder {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// KL at the rows `target_rows` of the hidden states. With `grads`, adds the head's and the final norm's
-    /// gradients there and returns the gradient of the hidden states (N, hidden) of Σ weight · KL.
+    /// KL at the answers' hidden states (M, hidden). With `grads`, adds the head's and the final norm's gradients
+    /// there and returns the hidden states' gradient of Σ weight · KL.
     ///
-    /// Only these rows go through the output head, some at a time, so that (M, vocabulary) need not exist.
+    /// The rows go through the output head some at a time, so that (M, vocabulary) need not exist.
     ///
     /// # Errors
     /// On targets that do not fit.
     pub fn answer_kl(
         &self,
         hidden: &Tensor,
-        target_rows: &[u32],
         targets: Targets,
         mut grads: Option<&mut Gradients>,
     ) -> Result<(kl::Rows, Option<Tensor>)> {
-        let raw = rows::gather(hidden, target_rows)?; // (M, hidden)
-        let normed = self.norm.forward(&raw, &self.config)?;
+        let normed = self.norm.forward(hidden, &self.config)?; // (M, hidden)
         let head = self.head_weight();
         let m = targets.len();
-        ensure!(target_rows.len() == m, "{} target rows for {m} targets", target_rows.len());
+        ensure!(hidden.dim(0)? == m, "{:?} hidden states for {m} targets", hidden.shape());
         let chunk = (LOGITS_AT_ONCE / self.config.vocab_size).max(1);
         let mut all = kl::Rows { kl: Vec::with_capacity(m), option_log_probs: Vec::new() };
         let mut normed_grads = Vec::new();
@@ -338,8 +350,7 @@ impl Decoder {
             return Ok((all, Some(hidden.zeros_like()?)));
         }
         let normed_grad = Tensor::cat(&normed_grads, 0)?;
-        let raw_grad = self.norm.backward(&raw, &normed_grad, &self.config, grads)?;
-        Ok((all, Some(rows::scatter_add(&raw_grad, target_rows, hidden.dim(0)?)?)))
+        Ok((all, Some(self.norm.backward(hidden, &normed_grad, &self.config, grads)?)))
     }
 
     /// Logits (N, vocabulary) of all rows of the hidden states, in f32 (f64 for an f64 model).

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::config::ModelConfig;
@@ -152,6 +153,9 @@ impl WeightFiles {
     }
 }
 
+/// Random weights that one stream draws.
+const RANDOM_CHUNK: usize = 1 << 20;
+
 fn random(seed: u64, gain: Gain, scale: f64, name: &str, shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
     let values: Vec<f32> = if name.ends_with("norm.weight") {
@@ -159,8 +163,12 @@ fn random(seed: u64, gain: Gain, scale: f64, name: &str, shape: &[usize]) -> Res
     } else if name.ends_with(".bias") {
         vec![0.0; count]
     } else {
-        let mut stream = rng::stream(seed, &format!("init/{name}"), 0);
-        (0..count).map(|_| (stream.normal() * scale) as f32).collect()
+        let mut values = vec![0.0; count];
+        values.par_chunks_mut(RANDOM_CHUNK).enumerate().for_each(|(i, chunk)| {
+            let mut stream = rng::stream(seed, &format!("init/{name}"), i as u64);
+            chunk.iter_mut().for_each(|value| *value = (stream.normal() * scale) as f32);
+        });
+        values
     };
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }

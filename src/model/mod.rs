@@ -9,4 +9,5 @@ pub mod gradients;
 pub mod loading;
 pub mod lora;
 pub mod peft;
+pub mod shapes;
 pub mod tensors;

@@ -35,26 +35,29 @@ pub struct Saved {
     log_sum_exp: Option<Tensor>,
 }
 
-/// Attention of `q` (N, heads · D) over `k`, `v` (N, kv_heads · D) within `boundaries` (S + 1), as (N, heads · D).
+/// The tokens of a flat run that attend to each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// First token of each sequence, and N (S + 1).
+    pub boundaries: &'a [u32],
+    /// The rows of the run that ask, ascending (M); all N where none.
+    pub queries: Option<&'a [u32]>,
+}
+
+/// Attention of `q` (M, heads · D) over `k`, `v` (N, kv_heads · D) within sequences, as (M, heads · D).
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
-pub fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    boundaries: &[u32],
-    spec: &Spec,
-) -> Result<(Tensor, Saved)> {
-    check(q, k, v, boundaries, spec)?;
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> Result<(Tensor, Saved)> {
+    check(q, k, v, rows, spec)?;
     dispatch!(
         q,
-        forward_cpu(q, k, v, boundaries, spec),
-        Ok((composed(q, k, v, boundaries, spec)?, Saved { log_sum_exp: None }))
+        forward_cpu(q, k, v, rows, spec),
+        Ok((composed(q, k, v, rows, spec)?, Saved { log_sum_exp: None }))
     )
 }
 
-/// Gradients for q, k and v, given the forward's `output` and `dy` (N, heads · D).
+/// Gradients for q, k and v, given the forward's `output` and `dy` (M, heads · D).
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
@@ -63,10 +66,10 @@ pub fn backward(
     output: &Tensor,
     saved: &Saved,
     dy: &Tensor,
-    boundaries: &[u32],
+    rows: Rows,
     spec: &Spec,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    check(q, k, v, boundaries, spec)?;
+    check(q, k, v, rows, spec)?;
     ensure!(
         output.shape() == q.shape() && dy.shape() == q.shape(),
         "attention's backward got output {:?} and gradient {:?} for q {:?}",
@@ -77,10 +80,10 @@ pub fn backward(
     match &saved.log_sum_exp {
         Some(lse) => {
             ensure!(lse.dims() == [q.dim(0)?, spec.heads], "attention's backward got another run's state");
-            dispatch!(q, backward_cpu((q, k, v), output, lse, dy, boundaries, spec), unreachable_form())
+            dispatch!(q, backward_cpu((q, k, v), output, lse, dy, rows, spec), unreachable_form())
         }
         None => {
-            let grads = vjp(&[q, k, v], dy, |t| composed(&t[0], &t[1], &t[2], boundaries, spec))?;
+            let grads = vjp(&[q, k, v], dy, |t| composed(&t[0], &t[1], &t[2], rows, spec))?;
             let [dq, dk, dv]: [Tensor; 3] =
                 grads.try_into().map_err(|_| anyhow::anyhow!("attention has three inputs"))?;
             Ok((dq, dk, dv))
@@ -92,11 +95,13 @@ fn unreachable_form() -> Result<(Tensor, Tensor, Tensor)> {
     anyhow::bail!("attention kept the fast form's state for a tensor without a fast form")
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) -> Result<()> {
-    let n = q.dim(0)?;
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> Result<()> {
+    let Rows { boundaries, queries } = rows;
+    let n = k.dim(0)?;
+    let m = queries.map_or(n, <[u32]>::len);
     let kv = (n, spec.kv_heads * spec.head_dim);
     ensure!(
-        q.dims2()? == (n, spec.heads * spec.head_dim) && k.dims2()? == kv && v.dims2()? == kv,
+        q.dims2()? == (m, spec.heads * spec.head_dim) && k.dims2()? == kv && v.dims2()? == kv,
         "attention got q {:?}, k {:?}, v {:?} for {spec:?}",
         q.shape(),
         k.shape(),
@@ -108,6 +113,11 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) ->
             && boundaries.windows(2).all(|b| b[0] <= b[1]),
         "sequence boundaries {boundaries:?} do not cover {n} tokens in order"
     );
+    ensure!(
+        queries
+            .is_none_or(|q| q.windows(2).all(|q| q[0] < q[1]) && q.last().is_none_or(|&q| (q as usize) < n)),
+        "the rows that ask are not ascending rows of {n} tokens"
+    );
     ensure!(spec.window != Some(0), "a window of 0 lets no query see any key");
     ensure!(spec.kv_heads > 0 && spec.heads.is_multiple_of(spec.kv_heads), "heads do not group: {spec:?}");
     Ok(())
@@ -117,9 +127,17 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) ->
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
-pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &Spec) -> Result<Tensor> {
+pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> Result<Tensor> {
+    let Rows { boundaries, queries } = rows;
     let (device, dtype) = (q.device(), q.dtype());
-    let (n, sequences) = (q.dim(0)?, boundaries.len() - 1);
+    let (n, sequences) = (k.dim(0)?, boundaries.len() - 1);
+    if let Some(queries) = queries {
+        // The other rows ask too, with zeros, and nobody reads their answers.
+        let at = Tensor::from_slice(queries, queries.len(), device)?;
+        let q = Tensor::zeros((n, q.dim(1)?), dtype, device)?.index_add(&at, q, 0)?;
+        let all = composed(&q, k, v, Rows { boundaries, queries: None }, spec)?;
+        return Ok(all.index_select(&at, 0)?);
+    }
     let longest = boundaries.windows(2).map(|b| b[1] - b[0]).max().unwrap_or(0);
     let t = longest as usize;
     // Row of the flat run for each padded place; padding repeats row 0, which no real query sees.
@@ -170,33 +188,59 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, boundaries: &[u32], spec: &S
 /// Queries in one tile.
 const TILE: usize = 64;
 
-/// One tile of queries and the keys that any of them sees, as rows of the sequence.
+/// One tile of queries and the keys that any of them sees, as rows of q and of k.
 struct Tile {
     queries: std::ops::Range<usize>,
     keys: std::ops::Range<usize>,
 }
 
-fn tiles(length: usize, window: Option<usize>) -> impl Iterator<Item = Tile> {
-    (0..length).step_by(TILE).map(move |first| {
-        let last = (first + TILE).min(length);
-        let from = window.map_or(0, |w| (first + 1).saturating_sub(w));
-        Tile { queries: first..last, keys: from..last }
-    })
-}
-
-impl Tile {
-    /// Keys that the query at `row` of this tile sees, as columns of the tile.
-    fn visible(&self, row: usize, window: Option<usize>) -> std::ops::Range<usize> {
-        let query = self.queries.start + row;
-        let from = window.map_or(0, |w| (query + 1).saturating_sub(w)).max(self.keys.start);
-        from - self.keys.start..query + 1 - self.keys.start
-    }
-}
-
 /// One sequence and one key-value head: what a parallel task works on.
-fn tasks(boundaries: &[u32], kv_heads: usize) -> Vec<(std::ops::Range<usize>, usize)> {
-    let sequences = boundaries.windows(2).map(|b| b[0] as usize..b[1] as usize);
-    sequences.flat_map(|rows| (0..kv_heads).map(move |head| (rows.clone(), head))).collect()
+struct Task<'a> {
+    keys: std::ops::Range<usize>,
+    queries: std::ops::Range<usize>,
+    rows: Rows<'a>,
+    kv_head: usize,
+}
+
+fn tasks<'a>(rows: Rows<'a>, kv_heads: usize) -> Vec<Task<'a>> {
+    let first_query = |row: u32| match rows.queries {
+        Some(queries) => queries.partition_point(|&q| q < row),
+        None => row as usize,
+    };
+    let sequence = |b: &[u32]| (b[0] as usize..b[1] as usize, first_query(b[0])..first_query(b[1]));
+    let sequences = rows.boundaries.windows(2).map(sequence);
+    let task = move |(keys, queries): (std::ops::Range<usize>, std::ops::Range<usize>)| {
+        (0..kv_heads).map(move |kv_head| Task { keys: keys.clone(), queries: queries.clone(), rows, kv_head })
+    };
+    sequences.flat_map(task).collect()
+}
+
+impl Task<'_> {
+    /// The row of the run that a row of q is.
+    fn row(&self, query: usize) -> usize {
+        self.rows.queries.map_or(query, |queries| queries[query] as usize)
+    }
+
+    fn tiles(&self, window: Option<usize>) -> impl Iterator<Item = Tile> {
+        self.queries.clone().step_by(TILE).map(move |first| {
+            let last = (first + TILE).min(self.queries.end);
+            let keys = self.visible(first, window).start..self.row(last - 1) + 1;
+            Tile { queries: first..last, keys }
+        })
+    }
+
+    /// The keys that a row of q sees.
+    fn visible(&self, query: usize, window: Option<usize>) -> std::ops::Range<usize> {
+        let row = self.row(query);
+        let from = window.map_or(0, |w| (row + 1).saturating_sub(w)).max(self.keys.start);
+        from..row + 1
+    }
+
+    /// The same as columns of a tile.
+    fn columns(&self, tile: &Tile, row: usize, window: Option<usize>) -> std::ops::Range<usize> {
+        let visible = self.visible(tile.queries.start + row, window);
+        visible.start - tile.keys.start..visible.end - tile.keys.start
+    }
 }
 
 /// A head's columns of the given rows of a (N, heads · D) array.
@@ -233,22 +277,23 @@ fn forward_cpu<T: Real>(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    boundaries: &[u32],
+    rows: Rows,
     spec: &Spec,
 ) -> Result<(Tensor, Saved)> {
-    let n = q.dim(0)?;
+    let m = q.dim(0)?;
     let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let (qs, ks, vs) = (cpu::view::<T>(q)?, cpu::view::<T>(k)?, cpu::view::<T>(v)?);
     let (qs, ks, vs) = (&*qs, &*ks, &*vs);
-    let mut out = vec![T::zero(); n * width];
-    let mut lse = vec![T::zero(); n * spec.heads];
+    let mut out = vec![T::zero(); m * width];
+    let mut lse = vec![T::zero(); m * spec.heads];
     let (out_shared, lse_shared) = (Shared::new(&mut out), Shared::new(&mut lse));
     let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
-    tasks(boundaries, spec.kv_heads).into_par_iter().for_each(|(rows, kv_head)| {
-        let mut scores = vec![T::zero(); TILE * rows.len()];
+    tasks(rows, spec.kv_heads).into_par_iter().for_each(|task| {
+        let kv_head = task.kv_head;
+        let mut scores = vec![T::zero(); TILE * task.keys.len()];
         let mut tile_out = vec![T::zero(); TILE * d];
-        for tile in tiles(rows.len(), spec.window) {
-            let (queries, keys) = (shift(&tile.queries, rows.start), shift(&tile.keys, rows.start));
+        for tile in task.tiles(spec.window) {
+            let (queries, keys) = (tile.queries.clone(), tile.keys.clone());
             let key = head(ks, keys.clone(), kv_head, d, kv_width);
             let value = head(vs, keys.clone(), kv_head, d, kv_width);
             let scores = &mut scores[..queries.len() * keys.len()];
@@ -256,7 +301,7 @@ fn forward_cpu<T: Real>(
                 capped_scores(scores, head(qs, queries.clone(), query_head, d, width), key, spec);
                 let mut sums = [(T::zero(), T::zero()); TILE];
                 for (row, scores) in scores.chunks_exact_mut(keys.len()).enumerate() {
-                    sums[row] = exponentiate(scores, tile.visible(row, spec.window));
+                    sums[row] = exponentiate(scores, task.columns(&tile, row, spec.window));
                 }
                 cpu::matmul(
                     &mut tile_out,
@@ -281,12 +326,8 @@ fn forward_cpu<T: Real>(
             }
         }
     });
-    let lse = cpu::tensor(lse, (n, spec.heads))?;
-    Ok((cpu::tensor(out, (n, width))?, Saved { log_sum_exp: Some(lse) }))
-}
-
-fn shift(range: &std::ops::Range<usize>, by: usize) -> std::ops::Range<usize> {
-    range.start + by..range.end + by
+    let lse = cpu::tensor(lse, (m, spec.heads))?;
+    Ok((cpu::tensor(out, (m, width))?, Saved { log_sum_exp: Some(lse) }))
 }
 
 /// Replaces a row of scores by exp(score - max) where visible and 0 elsewhere; returns (max, sum).
@@ -298,10 +339,7 @@ fn exponentiate<T: Real>(scores: &mut [T], visible: std::ops::Range<usize>) -> (
             scores[visible.end..].fill(T::zero());
             let scores = &mut scores[visible];
             let max = cpu::maximum(scores);
-            for s in scores.iter_mut() {
-                *s = (*s - max).exp();
-            }
-            (max, cpu::sum(scores.len(), |i| scores[i]))
+            (max, cpu::exp_and_sum(scores, max))
         },
     )
 }
@@ -313,28 +351,29 @@ fn backward_cpu<T: Real>(
     output: &Tensor,
     lse: &Tensor,
     dy: &Tensor,
-    boundaries: &[u32],
+    rows: Rows,
     spec: &Spec,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let n = q.dim(0)?;
+    let (m, n) = (q.dim(0)?, k.dim(0)?);
     let (width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let (qs, ks, vs) = (cpu::view::<T>(q)?, cpu::view::<T>(k)?, cpu::view::<T>(v)?);
     let (qs, ks, vs) = (&*qs, &*ks, &*vs);
     let (outs, lses, dys) = (cpu::view::<T>(output)?, cpu::view::<T>(lse)?, cpu::view::<T>(dy)?);
     let (outs, lses, dys) = (&*outs, &*lses, &*dys);
     let (mut dq, mut dk, mut dv) =
-        (vec![T::zero(); n * width], vec![T::zero(); n * kv_width], vec![T::zero(); n * kv_width]);
+        (vec![T::zero(); m * width], vec![T::zero(); n * kv_width], vec![T::zero(); n * kv_width]);
     let (dq_shared, dk_shared, dv_shared) =
         (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
     let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
     let scale = T::from_f64(spec.scale);
-    tasks(boundaries, spec.kv_heads).into_par_iter().for_each(|(rows, kv_head)| {
+    tasks(rows, spec.kv_heads).into_par_iter().for_each(|task| {
+        let (kv_head, rows) = (task.kv_head, task.keys.clone());
         let mut probs_buffer = vec![T::zero(); TILE * rows.len()];
         let mut grads_buffer = vec![T::zero(); TILE * rows.len()];
         let mut tile_dq = vec![T::zero(); TILE * d];
         let (mut head_dk, mut head_dv) = (vec![T::zero(); rows.len() * d], vec![T::zero(); rows.len() * d]);
-        for tile in tiles(rows.len(), spec.window) {
-            let (queries, keys) = (shift(&tile.queries, rows.start), shift(&tile.keys, rows.start));
+        for tile in task.tiles(spec.window) {
+            let (queries, keys) = (tile.queries.clone(), tile.keys.clone());
             let (m, count) = (queries.len(), keys.len());
             let key = head(ks, keys.clone(), kv_head, d, kv_width);
             let value = head(vs, keys.clone(), kv_head, d, kv_width);
@@ -351,7 +390,7 @@ fn backward_cpu<T: Real>(
                     score_grads(
                         &mut probs[row * count..(row + 1) * count],
                         &mut grads[row * count..(row + 1) * count],
-                        tile.visible(row, spec.window),
+                        task.columns(&tile, row, spec.window),
                         lses[(queries.start + row) * spec.heads + query_head],
                         (o, g),
                         spec.softcap,
@@ -359,7 +398,7 @@ fn backward_cpu<T: Real>(
                 }
                 let (p, g) = (Mat::new(probs, m, count), Mat::new(grads, m, count));
                 cpu::matmul(&mut tile_dq, d, g, key, scale, false, Threads::One);
-                let at = tile.keys.start * d;
+                let at = (keys.start - rows.start) * d;
                 cpu::matmul(&mut head_dk[at..], d, g.t(), query, scale, true, Threads::One);
                 cpu::matmul(&mut head_dv[at..], d, p.t(), dout, T::one(), true, Threads::One);
                 for (row, query) in queries.clone().enumerate() {
@@ -378,7 +417,7 @@ fn backward_cpu<T: Real>(
             }
         }
     });
-    Ok((cpu::tensor(dq, (n, width))?, cpu::tensor(dk, (n, kv_width))?, cpu::tensor(dv, (n, kv_width))?))
+    Ok((cpu::tensor(dq, (m, width))?, cpu::tensor(dk, (n, kv_width))?, cpu::tensor(dv, (n, kv_width))?))
 }
 
 /// Turns a row of scores into probabilities, and the row of dP into dS (before the soft cap).
@@ -393,7 +432,7 @@ fn score_grads<T: Real>(
     cpu::vectorised(
         #[inline(always)]
         || {
-            let delta = cpu::sum(output.len(), |i| output[i] * output_grad[i]);
+            let delta = cpu::dot(output, output_grad);
             for hidden in [0..visible.start, visible.end..scores.len()] {
                 scores[hidden.clone()].fill(T::zero());
                 grads[hidden].fill(T::zero());

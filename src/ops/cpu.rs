@@ -18,6 +18,8 @@ pub(crate) trait Real: WithDType {
     fn sqrt(self) -> Self;
     /// Natural logarithm (not vectorised).
     fn ln(self) -> Self;
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     /// The smallest value.
     const NEG_INFINITY: Self;
 }
@@ -26,25 +28,27 @@ impl Real for f32 {
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
 
     // exp(x) = 2^n exp(r), |r| <= ln 2 / 2, with the Taylor series of exp(r) to the 7th power, whose
-    // remainder is below 2^-26 there; ln 2 is split in two so that r is exact.
+    // remainder is below 2^-26 there; ln 2 is split in two so that r is exact. Casts of floats to
+    // integers saturate, which no vector instruction does, so n is read off the bits of the rounded sum.
     #[inline(always)]
     fn exp(self) -> f32 {
-        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to an integer
+        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the integer part in the low bits
         const LN2_HIGH: f32 = 355.0 / 512.0;
         const LN2_LOW: f32 = -2.121_944_4e-4;
         let x = if self < -104.0 { -104.0 } else { self };
         let x = if x > 89.0 { 89.0 } else { x };
-        let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+        let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
         let mut p = 1.0 / 5040.0;
         for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = p * r + c;
+            p = f32::mul_add(p, r, c);
         }
         // Two factors, so that neither leaves the range of normal numbers.
-        let n = n as i32;
+        let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
         let half = n >> 1;
-        let scale = |e: i32| f32::from_bits(((e + 127) as u32) << 23);
-        let y = p * scale(half) * scale(n - half);
+        let scale = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
+        let y = p * scale(half) * scale(n.wrapping_sub(half));
         if self.is_nan() { self } else { y }
     }
 
@@ -55,9 +59,9 @@ impl Real for f32 {
         let z = self * self;
         let mut p = -5.704_988_7e-3;
         for c in [2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
-            p = p * z + c;
+            p = f32::mul_add(p, z, c);
         }
-        let near = p * z * self + self;
+        let near = f32::mul_add(p * z, self, self);
         let far = (1.0 - 2.0 / (Real::exp(2.0 * a) + 1.0)).copysign(self);
         if a < 0.625 { near } else { far }
     }
@@ -69,6 +73,11 @@ impl Real for f32 {
 
     fn ln(self) -> f32 {
         f32::ln(self)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32) -> f32 {
+        f32::mul_add(self, a, b)
     }
 }
 
@@ -92,6 +101,11 @@ impl Real for f64 {
 
     fn ln(self) -> f64 {
         f64::ln(self)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f64, b: f64) -> f64 {
+        f64::mul_add(self, a, b)
     }
 }
 
@@ -192,26 +206,87 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Sum of `f(i)` for `i` in `0..n`, in 16 lanes: a fixed order that compiles to vector code.
+/// Numbers that are summed side by side: a fixed order that compiles to vector code.
+const LANES: usize = 16;
+
 #[inline(always)]
-pub(crate) fn sum<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
-    let mut lanes = [T::zero(); 16];
-    let whole = n / 16 * 16;
-    let mut i = 0;
-    while i < whole {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(i + lane);
+fn total<T: Real>(mut lanes: [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
         }
-        i += 16;
+        width /= 2;
     }
-    for (lane, i) in (whole..n).enumerate() {
-        lanes[lane] += f(i);
+    lanes[0]
+}
+
+/// Σ a b.
+#[inline(always)]
+pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    dot_of(a, b, |a, b| (a, b))
+}
+
+/// Σ a b c.
+#[inline(always)]
+pub(crate) fn dot3<T: Real>(a: &[T], b: &[T], c: &[T]) -> T {
+    let b = &b[..a.len()];
+    let c = &c[..a.len()];
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) =
+        (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    let mut lanes = [T::zero(); LANES];
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for i in 0..LANES {
+            lanes[i] = (a[i] * b[i]).mul_add(c[i], lanes[i]);
+        }
     }
-    let mut total = T::zero();
-    for lane in lanes {
-        total += lane;
+    for i in 0..a_rest.len() {
+        lanes[i] = (a_rest[i] * b_rest[i]).mul_add(c_rest[i], lanes[i]);
     }
-    total
+    total(lanes)
+}
+
+/// Σ x y of what `f` makes of every pair of elements.
+#[inline(always)]
+fn dot_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> (T, T)) -> T {
+    let b = &b[..a.len()];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [T::zero(); LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            let (x, y) = f(a[i], b[i]);
+            lanes[i] = x.mul_add(y, lanes[i]);
+        }
+    }
+    for i in 0..a_rest.len() {
+        let (x, y) = f(a_rest[i], b_rest[i]);
+        lanes[i] = x.mul_add(y, lanes[i]);
+    }
+    total(lanes)
+}
+
+/// Replaces every x by exp(x - max), and returns their sum.
+#[inline(always)]
+pub(crate) fn exp_and_sum<T: Real>(x: &mut [T], max: T) -> T {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = (chunk[i] - max).exp();
+            lanes[i] += chunk[i];
+        }
+    }
+    for (x, lane) in rest.iter_mut().zip(&mut lanes) {
+        *x = (*x - max).exp();
+        *lane += *x;
+    }
+    total(lanes)
+}
+
+/// Σ exp(x - max).
+#[inline(always)]
+pub(crate) fn sum_of_exp<T: Real>(x: &[T], max: T) -> T {
+    dot_of(x, x, |x, _| ((x - max).exp(), T::one()))
 }
 
 #[inline(always)]
@@ -219,20 +294,27 @@ fn larger<T: Real>(a: T, b: T) -> T {
     if a > b { a } else { b }
 }
 
-/// Largest `x`, vectorised.
+/// Largest `x`.
 #[inline(always)]
 pub(crate) fn maximum<T: Real>(x: &[T]) -> T {
-    let mut lanes = [T::NEG_INFINITY; 16];
-    let mut chunks = x.chunks_exact(16);
-    for chunk in &mut chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, value);
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    for (lane, &value) in lanes.iter_mut().zip(chunks.remainder()) {
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane = larger(*lane, value);
     }
-    lanes.iter().fold(T::NEG_INFINITY, |a, &b| larger(a, b))
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = larger(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Rows that one parallel task takes: about 16,384 elements, and always the same for the same width.

@@ -227,7 +227,7 @@ fn cap_and_normalise<T: Real>(logits: &mut [T], cap: Option<f64>) -> f64 {
                 }
             }
             let max = cpu::maximum(logits);
-            (max, cpu::sum(logits.len(), |i| (logits[i] - max).exp()))
+            (max, cpu::sum_of_exp(logits, max))
         },
     );
     max.to_f64() + sum.to_f64().ln()

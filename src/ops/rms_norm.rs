@@ -78,7 +78,7 @@ fn factors<T: Real>(w: &Tensor, gain: Gain) -> Result<Vec<T>> {
 #[inline(always)]
 fn inverse_rms<T: Real>(row: &[T], eps: T) -> T {
     let width = T::from_f64(row.len() as f64);
-    T::one() / (cpu::sum(row.len(), |i| row[i] * row[i]) / width + eps).sqrt()
+    T::one() / (cpu::dot(row, row) / width + eps).sqrt()
 }
 
 fn forward_cpu<T: Real>(x: &Tensor, w: &Tensor, eps: f64, gain: Gain) -> Result<Tensor> {
@@ -127,7 +127,7 @@ fn backward_cpu<T: Real>(
                 let x = &input[(first + r) * width..][..width];
                 let dy = &output_grad[(first + r) * width..][..width];
                 let scale = inverse_rms(x, eps);
-                let dot = cpu::sum(width, |i| dy[i] * factors[i] * x[i]);
+                let dot = cpu::dot3(dy, factors, x);
                 let pull = scale * scale * scale * dot / T::from_f64(width as f64);
                 for i in 0..width {
                     dx[i] = dy[i] * factors[i] * scale - x[i] * pull;

@@ -36,6 +36,14 @@ impl Angles {
             |v: Vec<f64>| Tensor::from_vec(v, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         Ok(Self { cos: tensor(cos)?, sin: tensor(sin)? })
     }
+
+    /// The angles of the tokens at `rows` only.
+    ///
+    /// # Errors
+    /// If a row does not exist.
+    pub fn at(&self, rows: &[u32]) -> Result<Self> {
+        Ok(Self { cos: super::rows::gather(&self.cos, rows)?, sin: super::rows::gather(&self.sin, rows)? })
+    }
 }
 
 /// Rotates every head of `x` (N, heads · head size).

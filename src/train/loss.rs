@@ -82,16 +82,15 @@ pub fn step_sums(
             format_weight: settings.loss.format_weight as f32,
         };
         let micro = Batch::new(&chosen, kind);
+        if micro.targets() == 0 {
+            continue;
+        }
         let (rows, dhidden, tape, run) = {
-            let run = decoder.run(tokens(&micro), dropout)?;
+            let run = decoder.run(tokens(&micro), dropout)?.only(&micro.target_rows);
             let (hidden, tape) = decoder.forward(&run, settings.keep)?;
             let whole = whole_vocabulary(&micro, settings.loss.support);
-            let (rows, dhidden) = decoder.answer_kl(
-                &hidden,
-                &micro.target_rows,
-                targets(&micro, &whole),
-                Some(&mut gradients),
-            )?;
+            let (rows, dhidden) =
+                decoder.answer_kl(&hidden, targets(&micro, &whole), Some(&mut gradients))?;
             (rows, dhidden, tape, run)
         };
         sums.add(&micro, &rows, &chosen);
