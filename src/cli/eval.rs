@@ -9,6 +9,7 @@ use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
 use super::progress::Progress;
 use super::table::{self, Column};
 use super::{Context, Done, note, print};
+use crate::config::storage;
 use crate::eval::predictions;
 use crate::files;
 use crate::hub::Files;
@@ -74,7 +75,7 @@ pub(super) fn command(
     let encoded = source.pipeline(&tokens)?.encode_all(&lines)?;
     tell_dropped(&encoded);
     let (device, dtype) = compute.open("auto", "auto")?;
-    let mut decoder = source.load(dtype, &device)?;
+    let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
     if let Some(dir) = adapter {
         decoder.set_adapter(Some(&source.adapter(dir)?))?;
     }

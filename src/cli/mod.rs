@@ -8,6 +8,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod plan;
 mod progress;
 mod run;
 mod table;
@@ -102,6 +103,13 @@ enum Command {
         out: Option<PathBuf>,
         #[command(flatten)]
         compute: model::ComputeArgs,
+    },
+    /// Tell what training takes, without loading weights: parameters, memory by part, tokens, steps
+    Plan {
+        /// The config file
+        config: PathBuf,
+        #[command(flatten)]
+        set: Settings,
     },
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
@@ -202,6 +210,7 @@ fn execute(command: Command) -> Result<Done> {
         Command::Export { source, model, format, out } => {
             export::command(&source, model.as_deref(), format, &out, &context)
         }
+        Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)

@@ -88,7 +88,7 @@ impl Decoder {
     /// # Errors
     /// If files are missing, damaged or do not fit `config`.
     pub fn load(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        Self::from_weights(&Weights::open(dir, config, dtype, device)?, config, dtype, device)
+        Self::new(&Weights::open(dir, config, dtype, device)?, config)
     }
 
     /// A model of this shape with weights drawn from `seed`, to train it from the start.
@@ -96,10 +96,15 @@ impl Decoder {
     /// # Errors
     /// If the device fails.
     pub fn random(config: &ModelConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
-        Self::from_weights(&Weights::random(seed, config, dtype, device), config, dtype, device)
+        Self::new(&Weights::random(seed, config, dtype, device), config)
     }
 
-    fn from_weights(weights: &Weights, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
+    /// The model of these weights.
+    ///
+    /// # Errors
+    /// If weights are missing, damaged or do not fit `config`.
+    pub fn new(weights: &Weights, config: &ModelConfig) -> Result<Self> {
+        let (dtype, device) = (weights.dtype(), weights.device());
         let (v, d) = (config.vocab_size, config.hidden_size);
         let blocks = (0..config.num_layers()).map(|i| Block::load(weights, config, i));
         Ok(Self {
@@ -138,7 +143,7 @@ impl Decoder {
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             linear.lora = match left.remove(linear.path.as_str()) {
                 Some(module) => {
-                    let (d_out, d_in) = linear.weight.dims2()?;
+                    let (d_out, d_in) = linear.weight.shape();
                     let r = module.a.dim(0)?;
                     ensure!(
                         module.a.dims2()? == (r, d_in) && module.b.dims2()? == (d_out, r),
@@ -161,7 +166,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Every weight by its name in transformers' memory.
+    /// Every weight that is kept dense, by its name in transformers' memory.
     pub fn parameters(&self) -> BTreeMap<String, Tensor> {
         let root = lora::root(&self.config);
         let mut named = BTreeMap::new();
@@ -173,7 +178,9 @@ impl Decoder {
             named.insert(format!("{}.weight", norm.path), norm.weight.clone());
         }
         for linear in self.blocks.iter().flat_map(Block::linears) {
-            named.insert(format!("{}.weight", linear.path), linear.weight.clone());
+            if let Some(weight) = linear.weight.as_dense() {
+                named.insert(format!("{}.weight", linear.path), weight.clone());
+            }
             if let Some(bias) = &linear.bias {
                 named.insert(format!("{}.bias", linear.path), bias.clone());
             }
@@ -208,7 +215,9 @@ impl Decoder {
                 set(&format!("{}.weight", norm.path), &mut norm.weight)?;
             }
             for Linear { path, weight, bias, .. } in block.linears_mut() {
-                set(&format!("{path}.weight"), weight)?;
+                if let Some(weight) = weight.as_dense_mut() {
+                    set(&format!("{path}.weight"), weight)?;
+                }
                 if let Some(bias) = bias {
                     set(&format!("{path}.bias"), bias)?;
                 }
@@ -370,4 +379,4 @@ impl Decoder {
 }
 
 /// Elements of logits that exist at a time (64 MiB in f32).
-const LOGITS_AT_ONCE: usize = 1 << 24;
+pub(super) const LOGITS_AT_ONCE: usize = 1 << 24;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::config::ModelConfig;
 use crate::ops::rms_norm::Gain;
+use crate::ops::weight::{Storage, Weight};
 use crate::rng;
 
 /// Where a model's weights come from.
@@ -20,6 +21,7 @@ pub struct Weights {
     source: Source,
     dtype: DType,
     device: Device,
+    storage: Storage,
 }
 
 enum Source {
@@ -100,13 +102,37 @@ impl Weights {
             );
         };
         let files = WeightFiles { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() };
-        Ok(Self { source: Source::Files(files), dtype, device: device.clone() })
+        Ok(Self { source: Source::Files(files), dtype, device: device.clone(), storage: Storage::Dense })
     }
 
     /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
     pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
         let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
-        Self { source, dtype, device: device.clone() }
+        Self { source, dtype, device: device.clone(), storage: Storage::Dense }
+    }
+
+    /// Keeps the linears' weights so; embedding, norms, biases and head stay in the dtype of computation.
+    pub fn stored_as(self, storage: Storage) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// The dtype of computation.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the weights go.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A linear's weight (out, in).
+    ///
+    /// # Errors
+    /// As [`Weights::get`], or if its rows do not fill quantised blocks.
+    pub fn linear(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        let weight = self.read(name, shape)?;
+        Weight::new(&weight, self.storage, self.dtype, &self.device).with_context(|| name.to_string())
     }
 
     /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
@@ -114,11 +140,14 @@ impl Weights {
     /// # Errors
     /// If it is missing, or has another shape or a dtype that is not a float.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = match &self.source {
-            Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape)?,
-            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape)?,
-        };
-        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
+        Ok(self.read(name, shape)?.to_dtype(self.dtype)?.to_device(&self.device)?)
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match &self.source {
+            Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape),
+            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape),
+        }
     }
 
     /// The output head (vocabulary, hidden) of a model that does not tie it.
