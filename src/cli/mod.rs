@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod bench;
+mod chat;
 mod environment;
 mod eval;
 mod export;
@@ -111,6 +112,8 @@ enum Command {
         #[command(flatten)]
         set: Settings,
     },
+    /// Talk to a model, with or without an adapter
+    Chat(chat::ChatArgs),
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
     /// Write what other programs load
@@ -211,6 +214,7 @@ fn execute(command: Command) -> Result<Done> {
             export::command(&source, model.as_deref(), format, &out, &context)
         }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
+        Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)

@@ -104,6 +104,13 @@ pub(super) struct Trace {
     mlp_branch: Option<Tensor>,
 }
 
+impl Trace {
+    /// The keys and values, those of the past included.
+    pub(super) fn into_keys_values(self) -> (Tensor, Tensor) {
+        (self.k, self.v)
+    }
+}
+
 impl Norm {
     pub(super) fn forward(&self, x: &Tensor, config: &ModelConfig) -> Result<Tensor> {
         rms_norm::forward(x, &self.weight, config.rms_norm_eps, config.gain)
@@ -285,6 +292,7 @@ impl Block {
     /// The block's output (M, hidden) at the rows `at` of its input (N, hidden), and what its backward reads.
     pub(super) fn forward(
         &self,
+        layer: usize,
         x: &Tensor,
         at: At,
         run: &Run,
@@ -292,7 +300,7 @@ impl Block {
     ) -> Result<(Tensor, Trace)> {
         let angles = &run.angles[self.kind.rope];
         let normed_x = self.input_norm.forward(x, config)?;
-        let (mut q, mut k, v);
+        let (mut q, mut k, mut v);
         if at.0.is_some() {
             [q] = forward([&self.q], &at.gather(&normed_x)?, run, at)?;
             [k, v] = forward([&self.k, &self.v], &normed_x, run, At::ALL)?;
@@ -306,10 +314,25 @@ impl Block {
             (q, k) = normed;
         }
         let q_angles = angles_at(angles, at)?;
-        let (q, k) = (rope::forward(&q, &q_angles)?, rope::forward(&k, angles)?);
+        q = rope::forward(&q, &q_angles)?;
+        k = rope::forward(&k, angles)?;
         let spec = self.attention_spec(config);
-        let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
-        let (attention, saved) = attention::forward(&q, &k, &v, attending, &spec)?;
+        let (attention, saved) = match run.past(layer) {
+            Some((past, joined)) => {
+                k = behind(&past.0, &k, run.boundaries)?;
+                v = behind(&past.1, &v, run.boundaries)?;
+                let queries = match at.0 {
+                    Some(at) => at.iter().map(|&row| joined.rows[row as usize]).collect(),
+                    None => joined.rows.clone(),
+                };
+                let attending = attention::Rows { boundaries: &joined.boundaries, queries: Some(&queries) };
+                attention::forward(&q, &k, &v, attending, &spec)?
+            }
+            None => {
+                let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
+                attention::forward(&q, &k, &v, attending, &spec)?
+            }
+        };
         let [branch] = forward([&self.o], &attention, run, at)?;
         let (branch, attention_branch) = match &self.attention_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
@@ -434,6 +457,15 @@ impl Block {
         let dx = self.input_norm.backward(&trace.x, &some(normed_grad)?, config, grads)?;
         Ok(Some(at.add_to(dx, dh)?))
     }
+}
+
+/// `past` (P, width) before every sequence's rows of `x` (N, width), as (N + S P, width).
+fn behind(past: &Tensor, x: &Tensor, boundaries: &[u32]) -> Result<Tensor> {
+    let mut pieces = Vec::with_capacity(2 * boundaries.len());
+    for b in boundaries.windows(2) {
+        pieces.extend([past.clone(), x.narrow(0, b[0] as usize, (b[1] - b[0]) as usize)?]);
+    }
+    Ok(Tensor::cat(&pieces, 0)?)
 }
 
 fn angles_at<'a>(angles: &'a Angles, at: At) -> Result<Cow<'a, Angles>> {

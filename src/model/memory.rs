@@ -79,7 +79,7 @@ pub fn plan(work: &Work) -> Memory {
     let kept = match work.keep {
         Keep::Everything => (layers - 1) * trace + last_trace,
         Keep::BlockInputs => layers * tokens * d * size,
-        Keep::Nothing => tokens * d * size,
+        Keep::Nothing | Keep::KeysValues => tokens * d * size,
     };
 
     // The MLP's backward: the activation and its gradient, those of gate and up, and the running gradients.
