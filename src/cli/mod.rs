@@ -101,6 +101,9 @@ enum Command {
         /// Write the measures as JSON
         #[arg(long, value_name = "FILE.json")]
         out: Option<PathBuf>,
+        /// Write every episode with the predictions of its answers as JSON Lines
+        #[arg(long, value_name = "FILE.jsonl")]
+        predictions: Option<PathBuf>,
         #[command(flatten)]
         compute: model::ComputeArgs,
     },
@@ -204,8 +207,9 @@ fn execute(command: Command) -> Result<Done> {
         Command::Train { config, resume, extend, init_adapter, set } => {
             train::command(&config, train::Options { resume, extend, init_adapter }, &set.values, &context)
         }
-        Command::Eval { model, adapter, episodes, out, compute } => {
-            eval::command(&model, adapter.as_deref(), &episodes, out.as_deref(), &compute, &context)
+        Command::Eval { model, adapter, episodes, out, predictions, compute } => {
+            let outputs = eval::Outputs { measures: out, predictions };
+            eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
         }
         Command::Export { source, model, format, out } => {
             export::command(&source, model.as_deref(), format, &out, &context)

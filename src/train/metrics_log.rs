@@ -45,6 +45,8 @@ pub struct EvaluationRecord {
     pub validation_kl_vocabulary: f64,
     /// Mean entropy of the model's predictions.
     pub validation_entropy: f64,
+    /// Mean entropy of the teacher's predictions of the same answers.
+    pub validation_entropy_teacher: f64,
     /// How often the model's most probable option is the teacher's.
     pub validation_agreement: f64,
     /// How often it is the truth.
