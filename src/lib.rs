@@ -47,6 +47,7 @@
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
 //! | [`export`] | adapter folders for other programs |
+//! | [`report`] | a page and plots of a run |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |
 
@@ -62,6 +63,7 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod teacher;
 pub mod tokens;

@@ -10,6 +10,7 @@ mod logits;
 mod model;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod table;
 mod teach;
@@ -36,7 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// All stages of a config: teach, measure the base, train, measure again, export
+    /// All stages of a config: teach, measure the base, train, measure again, export, report
     Run {
         /// The config file
         config: PathBuf,
@@ -130,6 +131,11 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write report.html and plots of a run again, from the files in its directory
+    Report {
+        /// A run directory
+        run: PathBuf,
+    },
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
         #[command(flatten)]
@@ -216,6 +222,7 @@ fn execute(command: Command) -> Result<Done> {
         }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Bench(args) => bench::command(&args),
+        Command::Report { run } => report::command(&run),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::eval::{TestSet, measure, print_tables, write_predicted};
 use super::train::{self, Job, Options};
-use super::{Context, Done, note, print, program};
+use super::{Context, Done, note, print, program, report};
 use crate::config::RunConfig;
 use crate::error::usage;
 use crate::files;
@@ -63,6 +63,8 @@ pub(super) fn run(
         None => measure_adapter(&job, &test, base, adapter)?,
     };
     print_tables(&measured.file);
+    print("");
+    report::write(&job.config.run_dir())?;
     tell_next(&job);
     Ok(Done::Finished)
 }
