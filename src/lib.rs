@@ -18,8 +18,8 @@
 //! 5. The decoder of [`model`] computes hidden states of the run; only the answers' rows go through the output head.
 //! 6. [`ops`] has each operation with its analytic backward. [`train`] sums loss and gradients over a step's
 //!    micro-batches, divides once, and lets AdamW move the adapter.
-//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`export`] writes what
-//!    other programs load.
+//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`report`] makes a page of
+//!    it, and [`export`] writes what other programs load.
 //!
 //! # Invariants
 //!

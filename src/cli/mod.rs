@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod bench;
+mod compare;
 mod environment;
 mod eval;
 mod export;
@@ -131,6 +132,15 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Show runs side by side that were measured on the same episodes
+    Compare {
+        /// Run directories, or files that `eval --out` wrote
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Write report.html and plots of a run again, from the files in its directory
     Report {
         /// A run directory
@@ -223,6 +233,7 @@ fn execute(command: Command) -> Result<Done> {
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Report { run } => report::command(&run),
+        Command::Compare { runs, json } => compare::command(&runs, json),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

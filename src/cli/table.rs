@@ -75,7 +75,7 @@ pub(super) fn by_observations(columns: &[Column]) -> String {
     table.to_string()
 }
 
-fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
+pub(super) fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(titles);
@@ -98,7 +98,8 @@ fn with_error(value: Option<f64>, error: Option<f64>) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
-fn format_number(value: f64) -> String {
+/// Three digits after the point, four where the value is small.
+pub(super) fn format_number(value: f64) -> String {
     if value != 0.0 && value.abs() < 0.01 { format!("{value:.4}") } else { format!("{value:.3}") }
 }
 

@@ -221,7 +221,7 @@ fn subtitle(run: &Run) -> String {
 /// What stands in the cards on top.
 const CARDS: [(&str, Measure); 4] = [
     ("accuracy", Measure::Accuracy),
-    ("agreement, clear choices", Measure::AgreementWhenClear),
+    ("agreement if clear", Measure::AgreementWhenClear),
     ("KL to the teacher (nats)", Measure::Kl),
     ("entropy (nats)", Measure::Entropy),
 ];
@@ -519,16 +519,11 @@ fn bars(answer: &PredictedAnswer) -> String {
 }
 
 fn answer_facts(answer: &PredictedAnswer) -> String {
-    let earlier = match answer.observations {
-        1 => "1 earlier answer".to_string(),
-        n => format!("{n} earlier answers"),
-    };
-    let mut facts = vec![earlier];
     let models = [(&answer.baseline, "baseline"), (&answer.fine_tuned, "fine-tuned")];
-    for (probs, name) in models {
-        facts.extend(probs.as_ref().map(|probs| format!("KL {} {name}", value(kl(&answer.teacher, probs)))));
-    }
-    facts.join(" · ")
+    let kls = models
+        .into_iter()
+        .filter_map(|(probs, name)| Some(format!("{} {name}", value(kl(&answer.teacher, probs.as_ref()?)))));
+    format!("{} earlier · KL {}", answer.observations, kls.collect::<Vec<_>>().join(", "))
 }
 
 /// KL(teacher ‖ model), of distributions that were written down with all their digits.
