@@ -16,8 +16,11 @@ use crate::files;
 /// The file's name within a run. TensorBoard knows event files by `tfevents`.
 pub const FILE: &str = "events.out.tfevents.0.bayesteach";
 
-/// An event file that is being written.
-pub struct EventFile(File);
+/// An event file that is being written; empty until its first event.
+pub struct EventFile {
+    file: File,
+    begun: bool,
+}
 
 impl EventFile {
     /// Writes the events of these lines of `metrics.jsonl`, in place of what was there.
@@ -26,12 +29,12 @@ impl EventFile {
     /// If the disk fails.
     pub fn create(run_dir: &Path, records: &[Map<String, Value>]) -> Result<Self> {
         let path = run_dir.join(FILE);
-        let began = records.first().map_or(0.0, time);
-        let mut bytes = record(&version(began));
-        records.iter().for_each(|line| bytes.extend(record(&event(line))));
+        let mut bytes = Vec::new();
+        records.iter().for_each(|line| put_events(&mut bytes, line));
         files::write(&path, &bytes)?;
         let file = File::options().append(true).open(&path);
-        Ok(Self(file.with_context(|| format!("cannot open {}", path.display()))?))
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { file, begun: !records.is_empty() })
     }
 
     /// Appends the event of one line.
@@ -39,8 +42,23 @@ impl EventFile {
     /// # Errors
     /// If the disk fails.
     pub fn append(&mut self, line: &Map<String, Value>) -> Result<()> {
-        self.0.write_all(&record(&event(line))).with_context(|| format!("cannot write {FILE}"))
+        let mut bytes = Vec::new();
+        if self.begun {
+            bytes.extend(record(&event(line)));
+        } else {
+            put_events(&mut bytes, line);
+        }
+        self.begun = true;
+        self.file.write_all(&bytes).with_context(|| format!("cannot write {FILE}"))
     }
+}
+
+/// The event of a line, after the version where it is the first.
+fn put_events(out: &mut Vec<u8>, line: &Map<String, Value>) {
+    if out.is_empty() {
+        out.extend(record(&version(time(line))));
+    }
+    out.extend(record(&event(line)));
 }
 
 /// The tag of a number in `metrics.jsonl`: `train/loss`, `eval/kl`.
