@@ -18,8 +18,8 @@
 //! 5. The decoder of [`model`] computes hidden states of the run; only the answers' rows go through the output head.
 //! 6. [`ops`] has each operation with its analytic backward. [`train`] sums loss and gradients over a step's
 //!    micro-batches, divides once, and lets AdamW move the adapter.
-//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`export`] writes what
-//!    other programs load.
+//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`report`] makes a page of
+//!    it, and [`export`] writes what other programs load.
 //!
 //! # Invariants
 //!
@@ -47,6 +47,7 @@
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
 //! | [`export`] | adapter folders for other programs |
+//! | [`report`] | a page and plots of a run |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |
 
@@ -62,6 +63,7 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod teacher;
 pub mod tokens;

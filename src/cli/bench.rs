@@ -203,6 +203,7 @@ fn sequences(args: &BenchArgs, vocabulary: usize) -> Vec<Sequence> {
         };
         Sequence {
             id: index.to_string(),
+            user: String::new(),
             input_ids: (0..args.seq).map(|_| draws.below(vocabulary) as u32).collect(),
             targets: (0..args.answers).map(target).collect(),
             format_positions: Vec::new(),

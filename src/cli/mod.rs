@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod environment;
 mod eval;
 mod export;
@@ -11,6 +12,7 @@ mod logits;
 mod model;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod table;
 mod teach;
@@ -37,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// All stages of a config: teach, measure the base, train, measure again, export
+    /// All stages of a config: teach, measure the base, train, measure again, export, report
     Run {
         /// The config file
         config: PathBuf,
@@ -102,6 +104,9 @@ enum Command {
         /// Write the measures as JSON
         #[arg(long, value_name = "FILE.json")]
         out: Option<PathBuf>,
+        /// Write every episode with the predictions of its answers as JSON Lines
+        #[arg(long, value_name = "FILE.jsonl")]
+        predictions: Option<PathBuf>,
         #[command(flatten)]
         compute: model::ComputeArgs,
     },
@@ -129,6 +134,20 @@ enum Command {
         /// The folder to write; it must not exist yet
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Show runs side by side that were measured on the same episodes
+    Compare {
+        /// Run directories, or files that `eval --out` wrote
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write report.html and plots of a run again, from the files in its directory
+    Report {
+        /// A run directory
+        run: PathBuf,
     },
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
@@ -207,8 +226,9 @@ fn execute(command: Command) -> Result<Done> {
         Command::Train { config, resume, extend, init_adapter, set } => {
             train::command(&config, train::Options { resume, extend, init_adapter }, &set.values, &context)
         }
-        Command::Eval { model, adapter, episodes, out, compute } => {
-            eval::command(&model, adapter.as_deref(), &episodes, out.as_deref(), &compute, &context)
+        Command::Eval { model, adapter, episodes, out, predictions, compute } => {
+            let outputs = eval::Outputs { measures: out, predictions };
+            eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
         }
         Command::Export { source, model, format, out } => {
             export::command(&source, model.as_deref(), format, &out, &context)
@@ -216,6 +236,8 @@ fn execute(command: Command) -> Result<Done> {
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
+        Command::Report { run } => report::command(&run),
+        Command::Compare { runs, json } => compare::command(&runs, json),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -436,12 +436,13 @@ fn checkpointing(
 }
 
 /// What a resumed run may change, besides the device.
-const MAY_CHANGE: [&str; 7] = [
+const MAY_CHANGE: [&str; 8] = [
     "train.max_steps",
     "train.save_every",
     "train.eval_every",
     "train.keep_last",
     "train.early_stopping_patience",
+    "eval.examples",
     "run.dir",
     "run.device",
 ];

@@ -18,7 +18,7 @@ use super::metrics_log::{EvaluationRecord, MetricsLog, StepRecord};
 use super::optimizer::{AdamW, global_norm};
 use crate::device;
 use crate::eval;
-use crate::metrics::{Measures, summarise};
+use crate::metrics::{Measure, Measures, summarise};
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
 use crate::model::lora::{Adapter, LoraConfig};
@@ -304,21 +304,23 @@ impl<'a> Session<'a> {
 
     fn evaluate(&mut self) -> Result<EvaluationRecord> {
         let measures = self.measure()?;
-        let step = self.state.step;
-        if self.state.best.as_ref().is_none_or(|b| measures.kl < b.kl) {
+        let mean = |measure| measures.get(measure).context("the validation episodes have no answers");
+        let (step, kl) = (self.state.step, mean(Measure::Kl)?);
+        if self.state.best.as_ref().is_none_or(|b| kl < b.kl) {
             let checkpoint = format!("{}/{}", checkpoint::FOLDER, checkpoint::name(step));
-            self.state.best = Some(Best { step, kl: measures.kl, checkpoint });
+            self.state.best = Some(Best { step, kl, checkpoint });
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
         Ok(EvaluationRecord {
             step,
-            validation_kl: measures.kl,
-            validation_kl_vocabulary: measures.kl_vocabulary,
-            validation_entropy: measures.entropy,
-            validation_agreement: measures.agreement,
-            validation_accuracy: measures.accuracy,
+            validation_kl: kl,
+            validation_kl_vocabulary: mean(Measure::KlVocabulary)?,
+            validation_entropy: mean(Measure::Entropy)?,
+            validation_entropy_teacher: mean(Measure::Entropy)? - mean(Measure::EntropyBias)?,
+            validation_agreement: mean(Measure::Agreement)?,
+            validation_accuracy: measures.get(Measure::Accuracy),
         })
     }
 
