@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod bench;
+mod card;
 mod environment;
 mod eval;
 mod export;
@@ -114,19 +115,7 @@ enum Command {
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
     /// Write what other programs load
-    Export {
-        /// A run directory, a checkpoint, or a PEFT adapter
-        source: PathBuf,
-        /// The base model, where the source does not say it
-        #[arg(long)]
-        model: Option<String>,
-        /// The format
-        #[arg(long, value_enum)]
-        format: export::Format,
-        /// The folder to write; it must not exist yet
-        #[arg(long)]
-        out: PathBuf,
-    },
+    Export(export::ExportArgs),
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
         #[command(flatten)]
@@ -207,11 +196,9 @@ fn execute(command: Command) -> Result<Done> {
         Command::Eval { model, adapter, episodes, out, compute } => {
             eval::command(&model, adapter.as_deref(), &episodes, out.as_deref(), &compute, &context)
         }
-        Command::Export { source, model, format, out } => {
-            export::command(&source, model.as_deref(), format, &out, &context)
-        }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Bench(args) => bench::command(&args),
+        Command::Export(args) => export::command(&args, &context),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

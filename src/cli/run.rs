@@ -17,7 +17,7 @@ use crate::tokens::{Line, Sequence, read_lines};
 use crate::train::checkpoint;
 use crate::train::trainer::Outcome;
 
-const EVAL_FILE: &str = "eval.json";
+pub(super) const EVAL_FILE: &str = "eval.json";
 
 pub(super) fn run(
     config: &Path,
