@@ -158,11 +158,17 @@ pub(super) fn command(args: &ExportArgs, context: &Context) -> Result<Done> {
     Ok(Done::Finished)
 }
 
-/// The folder of a whole model that the source stands for, if it is no adapter's.
+/// The folder of a whole model that the source stands for: its own, or that of a run that trained all weights.
 fn model_folder(source: &Path) -> Option<PathBuf> {
     let is_model = |dir: &Path| dir.join("config.json").is_file() && !dir.join(peft::CONFIG_FILE).exists();
-    let has_adapter = adapter_folder(source).join(peft::CONFIG_FILE).exists();
-    [source.to_path_buf(), source.join("model")].into_iter().find(|dir| !has_adapter && is_model(dir))
+    let trained = source.join("model");
+    if is_model(source) {
+        Some(source.to_path_buf())
+    } else if !adapter_folder(source).join(peft::CONFIG_FILE).exists() && is_model(&trained) {
+        Some(trained)
+    } else {
+        None
+    }
 }
 
 fn export_model(args: &ExportArgs, folder: &Path, context: &Context) -> Result<Exported> {

@@ -84,9 +84,9 @@ pub fn export(subject: &Subject, out: &Path) -> Result<Exported> {
 
 /// The alpha that is right for the first linear with an effect. llama.cpp takes 0 to mean a scale of 1.
 fn alpha(adapter: &Adapter) -> Result<f64> {
-    for module in adapter.modules.values().filter(|module| module.scale != 0.0) {
+    match adapter.modules.values().find(|module| module.scale != 0.0) {
         // As the file holds it, so that what goes into B makes up for the rounding.
-        return Ok(f64::from((module.scale * module.a.dim(0)? as f64) as f32));
+        Some(module) => Ok(f64::from((module.scale * module.a.dim(0)? as f64) as f32)),
+        None => Ok(1.0),
     }
-    Ok(1.0)
 }

@@ -16,7 +16,7 @@ use super::card::Kind;
 use super::merge::Merge;
 use super::{Exported, Subject, values};
 use crate::files;
-use crate::model::config::Family;
+use crate::model::config::ModelConfig;
 use file::{Metadata, TensorInfo};
 use layout::{Entry, Origin};
 use vocabulary::Vocabulary;
@@ -253,20 +253,14 @@ fn check(
     Ok(())
 }
 
-/// What keeps an adapter's own file from being used with a base that llama.cpp's own converter wrote.
-fn check_base(model: &crate::model::config::ModelConfig) -> Result<()> {
+/// Refuses a base on which llama.cpp cannot be right, whatever the adapter.
+fn check_base(model: &ModelConfig) -> Result<()> {
     layout::check(model)?;
-    let scale = layout::scale_mismatch(model);
     ensure!(
-        scale == 1.0,
-        "llama.cpp scales this base's attention by {} where query_pre_attn_scalar says {:.6}, so no adapter can be right on \
-         it: --format gguf folds the difference into the merged model",
-        if model.family == Family::Gemma2 || model.family == Family::Gemma3 {
-            "the size of its heads"
-        } else {
-            "another number"
-        },
-        model.attention_scale
+        layout::scale_mismatch(model) == 1.0,
+        "llama.cpp scales this base's attention by the size of its heads, where query_pre_attn_scalar says {:.4}: no adapter \
+         can be right on that. --format gguf folds the difference into the merged model",
+        model.attention_scale.powi(-2)
     );
     Ok(())
 }

@@ -73,6 +73,13 @@ fn tokens(json: &Json, rows: usize, pre_tokenizer: Option<&str>, out: &mut Vocab
     ensure!(kind == "BPE", "llama.cpp's files hold BPE tokenizers; this is {kind}");
     let table = Table::read(json, model, rows, out)?;
     let merges = merges(model)?;
+    if has_type(json.get("normalizer"), "NFC") {
+        out.notes.push(
+            "llama.cpp does not compose characters as this tokenizer does (NFC): a letter and its accent that are written \
+             as two characters are cut into other tokens"
+                .into(),
+        );
+    }
     let byte_fallback = model.get("byte_fallback").and_then(Json::as_bool).unwrap_or(false);
     if has_type(json.get("pre_tokenizer"), "ByteLevel") {
         let rule = word_rule(json, pre_tokenizer)?;
