@@ -600,6 +600,13 @@ fn the_command_exports_a_run() {
     let read = |name: &str| flat(&tensors::read(&place.path(name)).unwrap()["0"]);
     assert!(largest_difference(&read("a.safetensors"), &read("b.safetensors")) < 1e-4);
 
+    // A run that trained all weights is a whole model.
+    place.ok("train c.toml --set run.name=w --set train.weights=all --set train.max_steps=1");
+    place.ok("export runs/w --format gguf --quantization f32 --without-tokenizer --out out/whole");
+    let (_, found) = read_gguf(&place.path("out/whole/model.gguf"));
+    let trained = all_tensors(&place.path("runs/w/model"));
+    assert_eq!(flat(&found["token_embd.weight"]), flat(&trained["model.embed_tokens.weight"]));
+
     let before = place.names("out").len();
     for (words, code, parts) in [
         ("export runs/a --format gguf --out out/gguf", 2, &["out/gguf exists already"][..]),

@@ -159,7 +159,7 @@ fn write_shard(
 fn stored<'a>(merge: &'a Merge, info: &Info) -> Result<Cow<'a, [u8]>> {
     let name = &info.name;
     if !merge.adapted().contains_key(name) {
-        return Ok(Cow::Owned(merge.weights.view(name)?.data().to_vec()));
+        return Ok(Cow::Borrowed(merge.weights.view(name)?.data()));
     }
     let merged = merge.tensor(name, &info.shape)?.flatten_all()?;
     Ok(Cow::Owned(match info.dtype {

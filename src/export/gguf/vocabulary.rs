@@ -212,19 +212,6 @@ fn merges(model: &Json) -> Result<Vec<(String, String)>> {
 
 /// Scores that make llama.cpp merge in the order of `merges`.
 fn scores(table: &Table, merges: &[(String, String)], out: &mut Vocabulary) -> Vec<f32> {
-    let mut first_rank: HashMap<String, usize> = HashMap::new();
-    let mut pairs: HashSet<(&str, &str)> = HashSet::new();
-    let mut last = String::new();
-    let mut scattered = 0;
-    for (rank, (a, b)) in merges.iter().enumerate() {
-        pairs.insert((a, b));
-        let union = format!("{a}{b}");
-        if union != last && first_rank.contains_key(&union) {
-            scattered += 1;
-        }
-        first_rank.entry(union.clone()).or_insert(rank);
-        last = union;
-    }
     let normal: HashSet<&str> = table
         .tokens
         .iter()
@@ -232,6 +219,19 @@ fn scores(table: &Table, merges: &[(String, String)], out: &mut Vocabulary) -> V
         .filter(|(_, t)| **t == Type::Normal)
         .map(|(t, _)| t.as_str())
         .collect();
+    let mut first_rank: HashMap<String, usize> = HashMap::new();
+    let mut pairs: HashSet<(&str, &str)> = HashSet::new();
+    let mut last = String::new();
+    let mut scattered = 0;
+    for (rank, (a, b)) in merges.iter().enumerate() {
+        pairs.insert((a, b));
+        let union = format!("{a}{b}");
+        if union != last && first_rank.contains_key(&union) && normal.contains(union.as_str()) {
+            scattered += 1;
+        }
+        first_rank.entry(union.clone()).or_insert(rank);
+        last = union;
+    }
     let cuts = |token: &str| token.char_indices().skip(1).map(|(i, _)| i).collect::<Vec<_>>();
     let extra = |token: &&str| {
         cuts(token).into_iter().any(|i| {
