@@ -16,6 +16,7 @@ use crate::export::{Adapted, Exported, Subject, gguf, merged, mlx};
 use crate::files;
 use crate::hub::Files;
 use crate::model::peft::{self, PeftConfig};
+use crate::ops::weight::Storage;
 use crate::tokens::TokensConfig;
 
 #[derive(Args)]
@@ -205,6 +206,14 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     }
     if let (Some(run), true) = (&run, args.needs_weights()) {
         train::check_base(&folder, run, &base)?;
+        let table = run.model()?;
+        if table.storage()? != Storage::Dense {
+            note(&format!(
+                "note: the adapter was trained on the base in {}; it is merged into the base as it is, which computes \
+                 slightly differently",
+                table.quantization
+            ));
+        }
     }
     let tokens = tokens_of(&folder)?;
     write(args, &folder, &base, run.as_ref(), Some(&Adapted { config, adapter }), &tokens)
