@@ -46,7 +46,7 @@
 //! | [`model`] | configs, weights, decoder, LoRA, PEFT's adapter format |
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
-//! | [`export`] | adapter folders for other programs |
+//! | [`export`] | adapters and merged models for other programs: PEFT, safetensors, GGUF, MLX; model cards |
 //! | [`report`] | a page and plots of a run |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |

@@ -64,12 +64,16 @@ pub(super) fn command(
     Ok(Done::Finished)
 }
 
-/// Prints the tables.
-pub(super) fn print_tables(file: &EvalFile) {
+/// The models measured, as columns of the tables.
+pub(super) fn columns(file: &EvalFile) -> Vec<Column<'_>> {
     let models = [("baseline", file.baseline.as_ref()), ("fine-tuned", file.fine_tuned.as_ref())];
     let measured = models.into_iter().filter_map(|(title, m)| m.map(|measures| Column { title, measures }));
-    let columns: Vec<Column> =
-        measured.chain([Column { title: "teacher", measures: &file.teacher }]).collect();
+    measured.chain([Column { title: "teacher", measures: &file.teacher }]).collect()
+}
+
+/// Prints the tables.
+pub(super) fn print_tables(file: &EvalFile) {
+    let columns = columns(file);
     print(&format!("\n{} answers in {} episodes\n", file.answers, file.episodes));
     print(&table::overall(&columns));
     print("\nby the number of earlier answers that bear on the answer\n");

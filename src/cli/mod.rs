@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod bench;
+mod card;
 mod chat;
 mod compare;
 mod environment;
@@ -122,19 +123,7 @@ enum Command {
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
     /// Write what other programs load
-    Export {
-        /// A run directory, a checkpoint, or a PEFT adapter
-        source: PathBuf,
-        /// The base model, where the source does not say it
-        #[arg(long)]
-        model: Option<String>,
-        /// The format
-        #[arg(long, value_enum)]
-        format: export::Format,
-        /// The folder to write; it must not exist yet
-        #[arg(long)]
-        out: PathBuf,
-    },
+    Export(export::ExportArgs),
     /// Show runs side by side that were measured on the same episodes
     Compare {
         /// Run directories, or files that `eval --out` wrote
@@ -230,14 +219,12 @@ fn execute(command: Command) -> Result<Done> {
             let outputs = eval::Outputs { measures: out, predictions };
             eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
         }
-        Command::Export { source, model, format, out } => {
-            export::command(&source, model.as_deref(), format, &out, &context)
-        }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Report { run } => report::command(&run),
         Command::Compare { runs, json } => compare::command(&runs, json),
+        Command::Export(args) => export::command(&args, &context),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -561,6 +561,30 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Refuses a base that is not the one that the run in which `adapter` lies was trained on.
+pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source) -> Result<()> {
+    if run.model()?.init == Init::Random {
+        return Err(usage(
+            "the run's base was drawn at random (model.init = \"random\"), so there is no file of it: only the adapter \
+             itself can be exported",
+        ));
+    }
+    let full = adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
+    let Some(file) = full.ancestors().map(|dir| dir.join(RUN_FILE)).find(|file| file.is_file()) else {
+        return Ok(());
+    };
+    let then = files::read_json::<RunFile>(&file)?.fingerprints.model;
+    let now = fingerprint_of_model(base, run)?;
+    if now != then {
+        return Err(usage(format!(
+            "{} is not the model that this adapter was trained on (fingerprint {now:.12}, was {then:.12}): name that one \
+             with --model",
+            base.snapshot.name
+        )));
+    }
+    Ok(())
+}
+
 /// Of an adapter's tensors.
 pub(super) fn fingerprint_of_adapter(dir: &Path) -> Result<String> {
     let path = dir.join(peft::TENSORS_FILE);

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use super::config::ModelConfig;
@@ -29,7 +30,8 @@ enum Source {
     Random { seed: u64, gain: Gain, scale: f64 },
 }
 
-struct WeightFiles {
+/// The tensors of a snapshot as they lie on disk.
+pub struct WeightFiles {
     files: MmapedSafetensors,
     names: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
     /// What stands before `layers.0…` on disk.
@@ -80,28 +82,7 @@ impl Weights {
     /// # Errors
     /// If files are missing, damaged, or do not hold this model.
     pub fn open(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        let paths = weight_files(dir)?;
-        let mut names = BTreeMap::new();
-        for path in &paths {
-            read_header(path, &mut names).with_context(|| format!("{} is damaged", path.display()))?;
-        }
-        #[expect(unsafe_code, reason = "a memory map; the files are not written to while they are open")]
-        let files = unsafe { MmapedSafetensors::multi(&paths) }
-            .with_context(|| format!("cannot open the weights in {}", dir.display()))?;
-        let prefixes: &[&str] = if config.multimodal {
-            &["language_model.model.", "model.language_model.", "language_model."]
-        } else {
-            &["model."]
-        };
-        let embedding = |p: &&&str| names.contains_key(&format!("{p}embed_tokens.weight"));
-        let Some(prefix) = prefixes.iter().find(embedding) else {
-            bail!(
-                "{}: the weights have no tensor {}embed_tokens.weight; are they another model's, or quantised?",
-                dir.display(),
-                prefixes[0]
-            );
-        };
-        let files = WeightFiles { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() };
+        let files = WeightFiles::open(dir, config)?;
         Ok(Self { source: Source::Files(files), dtype, device: device.clone(), storage: Storage::Dense })
     }
 
@@ -167,7 +148,60 @@ impl Weights {
 }
 
 impl WeightFiles {
-    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    /// Opens the weights of the snapshot in `dir`.
+    ///
+    /// # Errors
+    /// If files are missing, damaged, or do not hold this model.
+    pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self> {
+        let paths = weight_files(dir)?;
+        let mut names = BTreeMap::new();
+        for path in &paths {
+            read_header(path, &mut names).with_context(|| format!("{} is damaged", path.display()))?;
+        }
+        #[expect(unsafe_code, reason = "a memory map; the files are not written to while they are open")]
+        let files = unsafe { MmapedSafetensors::multi(&paths) }
+            .with_context(|| format!("cannot open the weights in {}", dir.display()))?;
+        let prefixes: &[&str] = if config.multimodal {
+            &["language_model.model.", "model.language_model.", "language_model."]
+        } else {
+            &["model."]
+        };
+        let embedding = |p: &&&str| names.contains_key(&format!("{p}embed_tokens.weight"));
+        let Some(prefix) = prefixes.iter().find(embedding) else {
+            bail!(
+                "{}: the weights have no tensor {}embed_tokens.weight; are they another model's, or quantised?",
+                dir.display(),
+                prefixes[0]
+            );
+        };
+        Ok(Self { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() })
+    }
+
+    /// What a tensor below the model's root (`layers.0.self_attn.q_proj.weight`) is called on disk.
+    pub fn on_disk(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Every tensor's name on disk, shape and dtype, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], safetensors::Dtype)> {
+        self.names.iter().map(|(name, (shape, dtype))| (name.as_str(), shape.as_slice(), *dtype))
+    }
+
+    /// A tensor by its name on disk, in its own dtype, which may be none that this program computes with.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn view(&self, name: &str) -> Result<TensorView<'_>> {
+        let dir = self.dir.display();
+        ensure!(self.names.contains_key(name), "{dir}: the weights have no tensor {name}");
+        self.files.get(name).with_context(|| format!("{dir}: cannot read {name}"))
+    }
+
+    /// A tensor of floats by its name on disk, in its own dtype, on the CPU.
+    ///
+    /// # Errors
+    /// If it is missing, or has another shape or a dtype that is not a float.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let dir = self.dir.display();
         let Some((found, dtype)) = self.names.get(name) else {
             bail!("{dir}: the weights have no tensor {name}");
