@@ -52,38 +52,40 @@ fn hotels_curve_as_published() {
 
 /// After five noisy observations: how often the highest expected reward is at what the user likes best. The first
 /// number is the reference's (one simulation of 300 users, so within .015); the second is from a plain simulation in
-/// Python of ten times as many (10 sets of 100 held-out option sets).
+/// Python of fifty times as many (50 × 100 held-out option sets).
 #[test]
 fn noisy_users_cost_a_mistaken_teacher_more() {
     use ChoiceRule::{Lapse, Softmax};
     let cases = [
-        (Lapse(0.1), SupposedRule::Deterministic, 0.748, 0.7415),
-        (Lapse(0.1), SupposedRule::Matched, 0.757, 0.763),
-        (Lapse(0.3), SupposedRule::Deterministic, 0.621, 0.6335),
+        (Lapse(0.1), SupposedRule::Deterministic, 0.748, 0.745),
+        (Lapse(0.1), SupposedRule::Matched, 0.757, 0.7614),
+        (Lapse(0.3), SupposedRule::Deterministic, 0.621, 0.6342),
         (Lapse(0.3), SupposedRule::Matched, 0.662, 0.673),
-        (Softmax(5.0), SupposedRule::Deterministic, 0.686, 0.685),
-        (Softmax(5.0), SupposedRule::Matched, 0.729, 0.722),
+        (Softmax(5.0), SupposedRule::Deterministic, 0.686, 0.6882),
+        (Softmax(5.0), SupposedRule::Matched, 0.729, 0.7253),
     ];
     for (choice, teacher_likelihood, reference, simulated) in cases {
         let mut config = TeacherConfig { episodes_per_user: 1, ..TeacherConfig::new(WorldName::Flights) };
         config.flights.choice = choice;
         config.flights.teacher_likelihood = teacher_likelihood;
         let what = format!("{choice:?} users, {teacher_likelihood:?} teacher");
-        let accuracy = held_out_curve(&config, 8, |at| at.accuracy_expected_reward)[5];
+        let summaries: Vec<TeacherSummary> = (0..6).map(|seed| run(&config, seed)).collect();
+        let mean = |value: &dyn Fn(&TeacherSummary) -> f64| summaries.iter().map(value).sum::<f64>() / 6.0;
+        let accuracy = mean(&|s| s.held_out.as_ref().unwrap().by_observations[5].accuracy_expected_reward);
         println!("{what}: {accuracy:.4}");
         assert_near(&what, accuracy, reference, 0.0155);
-        assert_near(&what, accuracy, simulated, 0.01);
+        assert_near(&what, accuracy, simulated, 0.012);
 
         // A mistaken teacher meets answers that it holds impossible; one that knows of the noise never does.
-        let ignored = run(&config, 0).ignored_answers as f64 / 3120.0;
+        let ignored = mean(&|s| s.ignored_answers as f64 / 3120.0);
         let expected = match (choice, teacher_likelihood) {
             (_, SupposedRule::Matched) => 0.0,
             // Of 1,500 updates in the same simulation.
-            (Lapse(lapse), _) if lapse < 0.2 => 55.6 / 1500.0,
-            (Lapse(_), _) => 139.1 / 1500.0,
-            _ => 87.8 / 1500.0,
+            (Lapse(lapse), _) if lapse < 0.2 => 53.5 / 1500.0,
+            (Lapse(_), _) => 142.1 / 1500.0,
+            _ => 91.7 / 1500.0,
         };
-        assert_near(&format!("{what}: ignored"), ignored, expected, 0.012);
+        assert_near(&format!("{what}: ignored"), ignored, expected, 0.008);
     }
 }
 
@@ -893,15 +895,16 @@ fn shop_choices_from_the_text() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/shop.json")).unwrap();
     let catalogue: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut attributes: HashMap<&str, Vec<usize>> = HashMap::new();
-    let mut values: HashMap<&str, (usize, usize)> = HashMap::new();
+    // By category and value: the index of the value in its option.
+    let mut values: HashMap<(&str, &str), usize> = HashMap::new();
     for category in catalogue.as_array().unwrap() {
         for product in category["products"].as_array().unwrap() {
             let of = product["attributes"].as_array().unwrap().iter().map(|a| a.as_u64().unwrap() as usize);
             attributes.insert(product["title"].as_str().unwrap(), of.collect());
         }
-        for (o, option) in category["options"].as_array().unwrap().iter().enumerate() {
+        for option in category["options"].as_array().unwrap().iter() {
             for (v, value) in option["values"].as_array().unwrap().iter().enumerate() {
-                values.insert(value.as_str().unwrap(), (o, v));
+                values.insert((category["name"].as_str().unwrap(), value.as_str().unwrap()), v);
             }
         }
     }
@@ -915,10 +918,12 @@ fn shop_choices_from_the_text() {
         for pair_of_messages in episode.messages.chunks(2) {
             let blocks: Vec<&str> = pair_of_messages[0].content.split("\nProduct ").skip(1).collect();
             assert_eq!(blocks.len(), 3);
+            let (_, rest) = pair_of_messages[0].content.split_once("Which of these ").unwrap();
+            let category = rest.split_once(" is the best option?").unwrap().0;
             let worth = |block: &&str| {
                 let lines: Vec<&str> = block.lines().collect();
                 let has = &attributes[lines[1]];
-                let value = |line: &str| values[line.split_once(": ").unwrap().1].1;
+                let value = |line: &str| values[&(category, line.split_once(": ").unwrap().1)];
                 let score = usize::from(has.contains(&pair.0))
                     + usize::from(has.contains(&pair.1))
                     + usize::from(value(lines[2]) == first)
