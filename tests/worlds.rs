@@ -51,8 +51,8 @@ fn hotels_curve_as_published() {
 }
 
 /// After five noisy observations: how often the highest expected reward is at what the user likes best. The first
-/// number is the reference's (one simulation of 300 users, so within .015); the second is from a plain simulation in
-/// Python of fifty times as many (50 × 100 held-out option sets).
+/// number is the reference's, one simulation of 300 users, the standard deviation of which is .01; the second is from
+/// a plain simulation in Python of fifty times as many (50 × 100 held-out option sets).
 #[test]
 fn noisy_users_cost_a_mistaken_teacher_more() {
     use ChoiceRule::{Lapse, Softmax};
@@ -73,7 +73,7 @@ fn noisy_users_cost_a_mistaken_teacher_more() {
         let mean = |value: &dyn Fn(&TeacherSummary) -> f64| summaries.iter().map(value).sum::<f64>() / 6.0;
         let accuracy = mean(&|s| s.held_out.as_ref().unwrap().by_observations[5].accuracy_expected_reward);
         println!("{what}: {accuracy:.4}");
-        assert_near(&what, accuracy, reference, 0.0155);
+        assert_near(&what, accuracy, reference, 0.02);
         assert_near(&what, accuracy, simulated, 0.012);
 
         // A mistaken teacher meets answers that it holds impossible; one that knows of the noise never does.
