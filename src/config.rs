@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::error::usage;
+use crate::error::{usage, with_nearest_key};
 use crate::eval::EvalConfig;
 use crate::model::lora::LoraConfig;
 use crate::ops::weight::Storage;
@@ -293,19 +293,6 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     }
     at.insert(last.to_string(), value);
     Ok(())
-}
-
-/// Adds "did you mean" to serde's message about an unknown field or variant.
-fn with_nearest_key(message: &str) -> String {
-    let message = message.trim_end();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.contains("unknown field") || message.contains("unknown variant");
-    let (true, Some(given)) = (unknown, quoted.next()) else { return message.to_string() };
-    let nearest = quoted.min_by_key(|known| strsim::damerau_levenshtein(given, known));
-    match nearest {
-        Some(known) => format!("{message}\ndid you mean `{known}`?"),
-        None => message.to_string(),
-    }
 }
 
 #[cfg(test)]

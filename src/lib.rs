@@ -38,7 +38,7 @@
 //!
 //! | part | what it holds |
 //! |---|---|
-//! | [`world`] | flights, personality |
+//! | [`world`] | flights, hotels, personality, and worlds declared in a file |
 //! | [`teacher`] | posterior, decision rules, splits, writing of episodes |
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |

@@ -1,5 +1,6 @@
 //! All users through all episodes, into the files that training reads.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,9 @@ pub const TEACHER_FILE: &str = "teacher.json";
 
 /// Episodes simulated at once, between two writes: enough for every core, and a few dozen MB at most.
 const CHUNK: usize = 512;
+
+/// From so many users on, those to teach about are not drawn from a list of all.
+const LARGE_GRID: usize = 1 << 24;
 
 /// Draws users, takes each through its episodes, and writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and,
 /// last, `teacher.json` into `out_dir`. A part whose fraction is 0 gets an empty file.
@@ -88,6 +92,16 @@ pub fn teach(
 
 /// Indices into the world's grid, in ascending order where only some are drawn.
 fn draw_users(config: &TeacherConfig, world: &World, seed: u64) -> Vec<usize> {
+    if let Some(count) = config.users
+        && world.users() > LARGE_GRID
+    {
+        let mut draws = rng::stream(seed, "teacher.users", 0);
+        let mut users = BTreeSet::new();
+        while users.len() < count {
+            users.insert(draws.below(world.users()));
+        }
+        return users.into_iter().collect();
+    }
     let mut users: Vec<usize> = (0..world.users()).collect();
     if let Some(count) = config.users {
         rng::stream(seed, "teacher.users", 0).shuffle(&mut users);
@@ -114,7 +128,7 @@ fn teach_one(
     user: usize,
     number: usize,
 ) -> Result<Taught> {
-    let truths = held_out.truths(world, seed, user);
+    let truths = held_out.truths(world, user);
     let mut tallies = Vec::new();
     let simulation = simulate(config, world, seed, user, number, |posterior| {
         if held_out.sets() > 0 {

@@ -4,23 +4,41 @@
 //! vectors in [`flights`], five traits of five levels in [`personality`]. Every [`Question`] bears on exactly one
 //! factor and carries all that a teacher needs to know about it: the likelihood of each option under each
 //! hypothesis of that factor, and what a recommendation is worth. So the teacher never knows which world it is in,
-//! and a question that bears on several traits would make them one joint factor.
+//! and a question that bears on several traits makes them one joint factor.
 //!
-//! What differs between worlds is the drawing of questions and the text around them.
+//! What differs between worlds is the drawing of questions and the text around them. There are two kinds: in a
+//! [`choice`] world options are drawn from features and users have linear preferences ([`flights`], [`hotels`]); an
+//! [`items`] world has a list of questions ([`personality`]). Either may be [`declared`] in a file;
+//! [`trait_flights`] has both in one dialogue. The [`shop`] alone has no exact teacher.
 
+pub mod choice;
+pub mod declared;
 pub mod flights;
+mod graded;
+pub mod hotels;
 pub mod ipip;
+pub mod items;
+mod joint;
 mod likelihood;
 pub mod personality;
+pub mod shop;
+mod text;
+pub mod trait_flights;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::rng::Stream;
-use flights::{Flights, FlightsConfig};
+use crate::rng::{self, Stream};
+use choice::ChoiceWorld;
+use flights::FlightsConfig;
+use hotels::HotelsConfig;
+use items::ItemWorld;
 pub use likelihood::Likelihood;
-use personality::{Personality, PersonalityConfig};
+use personality::PersonalityConfig;
+use shop::{Shop, ShopConfig};
+use trait_flights::{TraitFlights, TraitFlightsConfig};
 
 /// One independent part of what can be true of a user.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +58,10 @@ pub struct Question {
     pub labels: Arc<[String]>,
     /// Index of the factor that it bears on.
     pub factor: usize,
-    /// The probability of each option under each hypothesis of the factor.
+    /// The probability of each option under each hypothesis of the factor, as the teacher supposes it.
     pub likelihood: Arc<Likelihood>,
+    /// The same as it truly is, by which users answer: another table only where the teacher is mistaken.
+    pub behaviour: Arc<Likelihood>,
     /// What recommending an option is worth.
     pub reward: Reward,
 }
@@ -60,6 +80,8 @@ pub enum Reward {
     ///
     /// Its expectation is highest at the step nearest to the mean of the predictive distribution.
     Nearness,
+    /// 1 for what the user answers and 0 for anything else: highest in expectation at the most probable option.
+    Match,
 }
 
 /// One vector of weights for each hypothesis.
@@ -75,6 +97,11 @@ impl Weights {
         self.dimensions
     }
 
+    /// How many hypotheses there are.
+    pub fn hypotheses(&self) -> usize {
+        self.cells.len() / self.dimensions
+    }
+
     /// The weights of a hypothesis.
     pub fn row(&self, hypothesis: usize) -> &[f64] {
         &self.cells[hypothesis * self.dimensions..][..self.dimensions]
@@ -84,10 +111,14 @@ impl Weights {
 /// A domain.
 #[derive(Clone, Debug)]
 pub enum World {
-    /// Recommending flights to a user with fixed preferences.
-    Flights(Flights),
-    /// Predicting a user's answers to a personality questionnaire.
-    Personality(Personality),
+    /// Choosing one of some options, round after round: flights, hotels, and others of their kind.
+    Choice(ChoiceWorld),
+    /// Answering the questions of a list: the personality questionnaire, and others of its kind.
+    Items(ItemWorld),
+    /// Flights that a user chooses by personality, after items of the questionnaire.
+    TraitFlights(Box<TraitFlights>),
+    /// Choosing products by attributes that the text only paraphrases.
+    Shop(Shop),
 }
 
 impl World {
@@ -96,7 +127,15 @@ impl World {
     /// # Errors
     /// If the config makes no sense.
     pub fn flights(config: &FlightsConfig) -> Result<World> {
-        Flights::new(config).map(World::Flights)
+        flights::world(config).map(World::Choice)
+    }
+
+    /// The hotels world.
+    ///
+    /// # Errors
+    /// If the config makes no sense.
+    pub fn hotels(config: &HotelsConfig) -> Result<World> {
+        hotels::world(config).map(World::Choice)
     }
 
     /// The personality world.
@@ -104,32 +143,75 @@ impl World {
     /// # Errors
     /// If the config makes no sense.
     pub fn personality(config: &PersonalityConfig) -> Result<World> {
-        Personality::new(config).map(World::Personality)
+        personality::world(config).map(World::Items)
+    }
+
+    /// The world of flights that follow from traits.
+    ///
+    /// # Errors
+    /// If either config makes no sense.
+    pub fn trait_flights(config: &TraitFlightsConfig, personality: &PersonalityConfig) -> Result<World> {
+        Ok(World::TraitFlights(Box::new(TraitFlights::new(config, personality)?)))
+    }
+
+    /// The shop.
+    ///
+    /// # Errors
+    /// If the config makes no sense.
+    pub fn shop(config: &ShopConfig) -> Result<World> {
+        Shop::new(config).map(World::Shop)
     }
 
     /// As it stands in configs and episodes.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            World::Flights(_) => "flights",
-            World::Personality(_) => "personality",
+            World::Choice(world) => world.name(),
+            World::Items(world) => world.name(),
+            World::TraitFlights(_) => "trait_flights",
+            World::Shop(_) => "shop",
         }
     }
 
-    /// The factors, each with its prior.
+    /// What can be true of a user, in independent parts.
     pub fn factors(&self) -> &[Factor] {
         match self {
-            World::Flights(world) => world.factors(),
-            World::Personality(world) => world.factors(),
+            World::Choice(world) => world.factors(),
+            World::Items(world) => world.factors(),
+            World::TraitFlights(world) => world.factors(),
+            World::Shop(world) => world.factors(),
         }
     }
 
-    /// How many users there are: every combination of hypotheses is one.
-    pub fn users(&self) -> usize {
-        self.factors().iter().map(|factor| factor.prior.len()).product()
+    /// A world declared in a file, see [`declared`].
+    ///
+    /// # Errors
+    /// If the file cannot be read, or with where in it what is wrong.
+    pub fn declared(path: &Path) -> Result<World> {
+        declared::read(path)
     }
 
-    /// The true hypothesis of each factor for a user in `0..self.users()`; the last factor varies fastest.
+    /// How many different users there are: every combination of hypotheses once, or as many people as were declared.
+    pub fn users(&self) -> usize {
+        let grid = || self.factors().iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul);
+        self.population().unwrap_or_else(grid)
+    }
+
+    /// The number of people drawn from the prior, where users are that.
+    fn population(&self) -> Option<usize> {
+        match self {
+            World::Choice(world) => world.population(),
+            World::Items(world) => world.population(),
+            World::TraitFlights(_) | World::Shop(_) => None,
+        }
+    }
+
+    /// The true hypothesis of each factor for a user in `0..self.users()`. In a grid the last factor varies fastest;
+    /// people are drawn from the prior, always the same ones.
     pub fn user(&self, index: usize) -> Vec<usize> {
+        if self.population().is_some() {
+            let mut draws = rng::stream(0, "world.population", index as u64);
+            return self.factors().iter().map(|factor| draws.categorical(&factor.prior)).collect();
+        }
         let mut rest = index;
         let mut hypotheses: Vec<usize> = (self.factors().iter().rev())
             .map(|factor| {
@@ -145,42 +227,63 @@ impl World {
     /// Rounds of an episode where the config does not say.
     pub fn default_rounds(&self) -> usize {
         match self {
-            World::Flights(_) => flights::DEFAULT_ROUNDS,
-            World::Personality(_) => ipip::ITEMS.len(),
+            World::Choice(world) => world.default_rounds(),
+            World::Items(world) => world.default_rounds(),
+            World::TraitFlights(world) => world.default_rounds(),
+            World::Shop(_) => shop::DEFAULT_ROUNDS,
         }
     }
 
     /// The most rounds that an episode can have, where there is a limit.
     pub fn max_rounds(&self) -> Option<usize> {
         match self {
-            World::Flights(_) => None,
-            World::Personality(_) => Some(ipip::ITEMS.len()),
+            World::Choice(_) | World::TraitFlights(_) | World::Shop(_) => None,
+            World::Items(world) => world.max_rounds(),
         }
     }
 
     /// Whether option sets can be drawn freely, so that users can be asked some without feedback.
     pub fn has_held_out_sets(&self) -> bool {
-        matches!(self, World::Flights(_))
+        matches!(self, World::Choice(_) | World::TraitFlights(_))
+    }
+
+    /// Whether the teacher knows how probable each answer is: everywhere but in the shop, where it predicts all options
+    /// alike.
+    pub fn has_exact_teacher(&self) -> bool {
+        !matches!(self, World::Shop(_))
+    }
+
+    /// Draws option sets alone, none where they cannot be drawn freely.
+    pub fn option_sets(&self, count: usize, draws: &mut Stream) -> Vec<Question> {
+        match self {
+            World::Choice(world) => world.questions(count, draws),
+            World::Items(_) | World::Shop(_) => Vec::new(),
+            World::TraitFlights(world) => world.option_sets(count, draws),
+        }
     }
 
     /// Draws the questions of an episode of at most [`max_rounds`](World::max_rounds) rounds.
     pub fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         match self {
-            World::Flights(world) => (0..rounds).map(|_| world.question(draws)).collect(),
-            World::Personality(world) => world.questions(rounds, draws),
+            World::Choice(world) => world.questions(rounds, draws),
+            World::Items(world) => world.questions(rounds, draws),
+            World::TraitFlights(world) => world.questions(rounds, draws),
+            World::Shop(world) => world.questions(rounds, draws),
         }
     }
 
     /// What a user truly answers.
     pub fn answer(&self, user: &[usize], question: &Question, draws: &mut Stream) -> usize {
-        question.likelihood.draw(user[question.factor], draws)
+        question.behaviour.draw(user[question.factor], draws)
     }
 
     /// The first message of the dialogue: the task, then the first question.
     pub fn opening(&self, first: &Question) -> String {
         match self {
-            World::Flights(_) => flights::opening(first),
-            World::Personality(_) => personality::opening(first),
+            World::Choice(world) => world.texts().opening(&first.text),
+            World::Items(world) => world.texts().opening(&first.text),
+            World::TraitFlights(world) => world.opening(first),
+            World::Shop(world) => world.texts().opening(&first.text),
         }
     }
 
@@ -188,17 +291,20 @@ impl World {
     pub fn reply(&self, question: &Question, said: usize) -> (String, usize) {
         let label = &question.labels[said];
         match self {
-            World::Flights(_) => flights::reply(label),
-            World::Personality(_) => personality::reply(label),
+            World::Choice(world) => world.texts().reply(label),
+            World::Items(world) => world.texts().reply(label),
+            World::TraitFlights(world) => world.reply(question, label),
+            World::Shop(world) => world.texts().reply(label),
         }
     }
 
     /// The user's message after an answer: what the user truly answered, then the next question.
     pub fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
-        let (said, truth) = (&question.labels[said], &question.labels[truth]);
         match self {
-            World::Flights(_) => flights::feedback(said, truth, next),
-            World::Personality(_) => personality::feedback(truth, next),
+            World::Choice(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::Items(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::TraitFlights(world) => world.feedback(question, said, truth, next),
+            World::Shop(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
         }
     }
 }
