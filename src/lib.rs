@@ -38,8 +38,8 @@
 //!
 //! | part | what it holds |
 //! |---|---|
-//! | [`world`] | flights, personality |
-//! | [`teacher`] | posterior, decision rules, splits, writing of episodes |
+//! | [`world`] | flights, personality; coins, Markov chains, hidden Markov models, regression |
+//! | [`teacher`] | posteriors (grids, counts, forward algorithm, Gaussian), decision rules, splits, writing of episodes |
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
 //! | [`ops`] | linear with LoRA, RMSNorm, rotation, attention, gated activation, KL, dropout |

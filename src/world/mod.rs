@@ -7,11 +7,21 @@
 //! and a question that bears on several traits would make them one joint factor.
 //!
 //! What differs between worlds is the drawing of questions and the text around them.
+//!
+//! Worlds without such a grid, whose users are drawn sources, are a [`process`]: [`coins`], [`markov`] chains, hidden
+//! Markov models ([`hmm`]), [`regression`].
 
+pub mod chain;
+pub mod coins;
 pub mod flights;
+pub mod hidden_markov;
+pub mod hmm;
 pub mod ipip;
 mod likelihood;
+pub mod markov;
 pub mod personality;
+pub mod process;
+pub mod regression;
 
 use std::sync::Arc;
 
