@@ -206,6 +206,11 @@ impl TeacherConfig {
         self.users.unwrap_or(DRAWN_USERS)
     }
 
+    /// Rounds in an episode of a drawn source.
+    pub(super) fn process_rounds(&self, world: &Process) -> usize {
+        self.rounds.unwrap_or_else(|| world.default_rounds())
+    }
+
     fn check_process(&self, world: &Process) -> Result<()> {
         let name = world.name();
         if self.kind != Kind::Bayes || self.evidence != Evidence::Random {
@@ -225,7 +230,7 @@ impl TeacherConfig {
                 "teacher.users times teacher.episodes_per_user is {episodes}, more than 100000000"
             )));
         }
-        let rounds = self.rounds.unwrap_or_else(|| world.default_rounds());
+        let rounds = self.process_rounds(world);
         if !(1..=world.max_rounds()).contains(&rounds) {
             return Err(usage(format!(
                 "teacher.rounds is {rounds}, but an episode of the {name} world has 1 to {}",

@@ -38,7 +38,7 @@ pub fn simulate_process(
     let mut knowing = Belief::knowing(&source);
     let mut belief = Belief::prior(world);
 
-    let rounds = config.rounds.unwrap_or_else(|| world.default_rounds());
+    let rounds = config.process_rounds(world);
     let mut answers = Vec::with_capacity(rounds);
     let mut messages = Vec::with_capacity(2 * rounds);
     let mut regret = 0.0;

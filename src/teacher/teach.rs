@@ -63,8 +63,9 @@ pub fn teach(
     let mut leakage = LeakageCheck::default();
     let total = parts.len() as u64;
     progress(0, total);
-    for first in (0..parts.len()).step_by(CHUNK) {
-        let chunk = first..(first + CHUNK).min(parts.len());
+    let at_once = school.episodes_at_once(config);
+    for first in (0..parts.len()).step_by(at_once) {
+        let chunk = first..(first + at_once).min(parts.len());
         let last = chunk.end;
         let taught: Vec<Taught> = chunk
             .into_par_iter()
@@ -108,6 +109,16 @@ pub fn teach(
 enum School {
     Grid { world: World, held_out: HeldOut },
     Process(Process),
+}
+
+impl School {
+    /// How many episodes to simulate between two writes: fewer where they may have thousands of rounds.
+    fn episodes_at_once(&self, config: &TeacherConfig) -> usize {
+        match self {
+            School::Grid { .. } => CHUNK,
+            School::Process(world) => (50 * CHUNK / config.process_rounds(world)).clamp(8, CHUNK),
+        }
+    }
 }
 
 /// Indices into the world's grid, in ascending order where only some are drawn.
