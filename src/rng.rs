@@ -48,6 +48,35 @@ impl Stream {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// The logarithm of a draw from the gamma distribution of a shape above 0 and scale 1 (Marsaglia and Tsang 2000).
+    ///
+    /// A logarithm, because draws of a small shape lie below what an f64 can hold.
+    pub fn log_gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            // 1 - u is above 0.
+            return self.log_gamma(shape + 1.0) + (1.0 - self.uniform()).ln() / shape;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            if v > 0.0 && (1.0 - self.uniform()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return d.ln() + v.ln();
+            }
+        }
+    }
+
+    /// A distribution drawn from the Dirichlet distribution with these parameters, each above 0.
+    pub fn dirichlet(&mut self, alpha: &[f64]) -> Vec<f64> {
+        let logs: Vec<f64> = alpha.iter().map(|&a| self.log_gamma(a)).collect();
+        let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut probs: Vec<f64> = logs.iter().map(|l| (l - max).exp()).collect();
+        let sum: f64 = probs.iter().sum();
+        probs.iter_mut().for_each(|p| *p /= sum);
+        probs
+    }
+
     /// An index drawn from `probs`, which sum to 1.
     pub fn categorical(&mut self, probs: &[f64]) -> usize {
         let draw = self.uniform();
@@ -96,6 +125,14 @@ mod tests {
             counts[s.categorical(&[0.2, 0.0, 0.8])] += 1;
         }
         assert!(counts[1] == 0 && (counts[0] as f64 / n as f64 - 0.2).abs() < 0.01);
+        // Gamma of shape a: mean a and variance a.
+        for shape in [0.3, 1.0, 4.5] {
+            let draws: Vec<f64> = (0..n).map(|_| s.log_gamma(shape).exp()).collect();
+            let mean = draws.iter().sum::<f64>() / n as f64;
+            let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+            assert!((mean / shape - 1.0).abs() < 0.03 && (variance / shape - 1.0).abs() < 0.06, "{shape}");
+        }
+        assert!(s.dirichlet(&[1e-4, 1e-4]).iter().all(|p| p.is_finite()));
         let mut items: Vec<usize> = (0..100).collect();
         s.shuffle(&mut items);
         let mut sorted = items.clone();

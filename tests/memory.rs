@@ -1,6 +1,6 @@
 //! Quantised and rounded base weights, and the memory plan against what a process measures.
 
-mod common;
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 

@@ -291,7 +291,8 @@ fn linears_that_share_an_input_do_what_each_does_alone() {
             let (n, d_in) = (1300, 24);
             let x = random(&mut s, &[n, d_in]).to_dtype(dtype).unwrap();
             let cases = [(30, Some(3)), (16, None), (50, Some(8)), (7, Some(1))];
-            let tensors: Vec<(Tensor, Option<(Tensor, Tensor)>, Tensor)> = cases
+            type Drawn = (Tensor, Option<(Tensor, Tensor)>, Tensor);
+            let tensors: Vec<Drawn> = cases
                 .iter()
                 .map(|&(d_out, r)| {
                     let mut draw = |shape: &[usize]| random(&mut s, shape).to_dtype(dtype).unwrap();

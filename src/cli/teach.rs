@@ -119,9 +119,10 @@ fn teach(config: &RunConfig, dir: &Path) -> Result<TeacherSummary> {
 /// A few words on what was drawn.
 pub(super) fn describe(summary: &TeacherSummary) -> String {
     let split = &summary.split;
+    let regret = summary.regret.map_or(String::new(), |r| format!("; its regret {r:.3} nats an episode"));
     format!(
         "{}: {} episodes ({} train, {} validation, {} test; {} users shared), {} answers; the teacher's accuracy is \
-         {:.3}, its entropy {:.3} nats, its calibration error {:.4} (perfect calibration: {:.4})",
+         {:.3}, its entropy {:.3} nats, its calibration error {:.4} (perfect calibration: {:.4}){regret}",
         summary.world,
         summary.episodes,
         split.train,

@@ -1,6 +1,6 @@
 //! How much memory training takes, by part, from the shapes alone.
 //!
-//! The counts follow [`super::block`] and [`super::decoder`]: what a block's forward keeps for its backward, what
+//! The counts follow the block and the [`super::decoder`]: what a block's forward keeps for its backward, what
 //! exists besides while one block is being worked on, and the answers' way through the output head.
 
 use candle_core::DType;

@@ -9,14 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::decision::Decision;
 use crate::error::usage;
 use crate::world::World;
+use crate::world::coins::CoinsConfig;
 use crate::world::flights::FlightsConfig;
+use crate::world::hmm::HmmConfig;
 use crate::world::hotels::HotelsConfig;
+use crate::world::markov::MarkovConfig;
 use crate::world::personality::PersonalityConfig;
+use crate::world::process::Process;
+use crate::world::regression::RegressionConfig;
 use crate::world::shop::ShopConfig;
 use crate::world::trait_flights::TraitFlightsConfig;
 
 /// From how many users on the number to draw must be given: beyond it a whole grid takes hours.
 const MANY_USERS: usize = 10_000;
+
+/// How many users are drawn where they are sources without a grid and no number is given.
+const DRAWN_USERS: usize = 1_000;
 
 /// `[teacher]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +68,27 @@ pub struct TeacherConfig {
     /// The shop's own settings.
     #[serde(default)]
     pub shop: ShopConfig,
+    /// The coins world's own settings.
+    #[serde(default)]
+    pub coins: CoinsConfig,
+    /// The Markov world's own settings.
+    #[serde(default)]
+    pub markov: MarkovConfig,
+    /// The world of hidden Markov models' own settings.
+    #[serde(default)]
+    pub hmm: HmmConfig,
+    /// The regression world's own settings.
+    #[serde(default)]
+    pub regression: RegressionConfig,
+}
+
+/// A world, by how its users come about.
+#[derive(Clone, Debug)]
+pub enum Domain {
+    /// Users are a finite grid of hypotheses.
+    Grid(World),
+    /// Users are drawn sources.
+    Process(Process),
 }
 
 fn default_episodes_per_user() -> usize {
@@ -80,6 +109,14 @@ pub enum WorldName {
     TraitFlights,
     /// See [`crate::world::shop`].
     Shop,
+    /// See [`crate::world::coins`].
+    Coins,
+    /// See [`crate::world::markov`].
+    Markov,
+    /// See [`crate::world::hmm`].
+    Hmm,
+    /// See [`crate::world::regression`].
+    Regression,
     /// See [`crate::world::declared`]; the path is taken from the working directory.
     #[serde(skip)]
     Declared(PathBuf),
@@ -152,6 +189,10 @@ impl TeacherConfig {
             personality: PersonalityConfig::default(),
             trait_flights: TraitFlightsConfig::default(),
             shop: ShopConfig::default(),
+            coins: CoinsConfig::default(),
+            markov: MarkovConfig::default(),
+            hmm: HmmConfig::default(),
+            regression: RegressionConfig::default(),
         }
     }
 
@@ -159,14 +200,33 @@ impl TeacherConfig {
     ///
     /// # Errors
     /// If its own settings make no sense.
-    pub fn build_world(&self) -> Result<World> {
+    pub fn build(&self) -> Result<Domain> {
         match &self.world {
-            WorldName::Flights => World::flights(&self.flights),
-            WorldName::Hotels => World::hotels(&self.hotels),
-            WorldName::Personality => World::personality(&self.personality),
-            WorldName::TraitFlights => World::trait_flights(&self.trait_flights, &self.personality),
-            WorldName::Shop => World::shop(&self.shop),
-            WorldName::Declared(path) => World::declared(path),
+            WorldName::Flights => World::flights(&self.flights).map(Domain::Grid),
+            WorldName::Hotels => World::hotels(&self.hotels).map(Domain::Grid),
+            WorldName::Personality => World::personality(&self.personality).map(Domain::Grid),
+            WorldName::TraitFlights => {
+                World::trait_flights(&self.trait_flights, &self.personality).map(Domain::Grid)
+            }
+            WorldName::Shop => World::shop(&self.shop).map(Domain::Grid),
+            WorldName::Declared(path) => World::declared(path).map(Domain::Grid),
+            WorldName::Coins => Process::coins(&self.coins).map(Domain::Process),
+            WorldName::Markov => Process::markov(&self.markov).map(Domain::Process),
+            WorldName::Hmm => Process::hmm(&self.hmm).map(Domain::Process),
+            WorldName::Regression => Process::regression(&self.regression).map(Domain::Process),
+        }
+    }
+
+    /// The world as configured, where its users are a grid.
+    ///
+    /// # Errors
+    /// If its own settings make no sense, or its users are drawn.
+    pub fn build_world(&self) -> Result<World> {
+        match self.build()? {
+            Domain::Grid(world) => Ok(world),
+            Domain::Process(world) => {
+                Err(usage(format!("the users of the {} world are drawn sources, not a grid", world.name())))
+            }
         }
     }
 
@@ -180,10 +240,59 @@ impl TeacherConfig {
     /// # Errors
     /// Names the key, its value and what is possible.
     pub fn validate(&self) -> Result<()> {
-        self.check_against(&self.build_world()?)
+        self.checked_domain().map(|_| ())
     }
 
-    pub(super) fn check_against(&self, world: &World) -> Result<()> {
+    /// The world, where every setting goes with it.
+    pub(super) fn checked_domain(&self) -> Result<Domain> {
+        let domain = self.build()?;
+        match &domain {
+            Domain::Grid(world) => self.check_against(world)?,
+            Domain::Process(world) => self.check_process(world)?,
+        }
+        Ok(domain)
+    }
+
+    /// How many users to draw where they are sources.
+    pub(super) fn drawn_users(&self) -> usize {
+        self.users.unwrap_or(DRAWN_USERS)
+    }
+
+    /// Rounds in an episode of a drawn source.
+    pub(super) fn process_rounds(&self, world: &Process) -> usize {
+        self.rounds.unwrap_or_else(|| world.default_rounds())
+    }
+
+    fn check_process(&self, world: &Process) -> Result<()> {
+        let name = world.name();
+        if self.kind != Kind::Bayes || self.evidence != Evidence::Random {
+            return Err(usage(format!(
+                "the {name} world has neither teacher.kind nor teacher.evidence to choose: leave out both"
+            )));
+        }
+        let numbers = [("users", self.drawn_users()), ("episodes_per_user", self.episodes_per_user)];
+        for (key, number) in numbers {
+            if !(1..=10_000_000).contains(&number) {
+                return Err(usage(format!("teacher.{key} is {number}, 1 to 10000000 are possible")));
+            }
+        }
+        let episodes = self.drawn_users() * self.episodes_per_user;
+        if episodes > 100_000_000 {
+            return Err(usage(format!(
+                "teacher.users times teacher.episodes_per_user is {episodes}, more than 100000000"
+            )));
+        }
+        let rounds = self.process_rounds(world);
+        if !(1..=world.max_rounds()).contains(&rounds) {
+            return Err(usage(format!(
+                "teacher.rounds is {rounds}, but an episode of the {name} world has 1 to {}",
+                world.max_rounds()
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_against(&self, world: &World) -> Result<()> {
         let grid = world.users();
         match self.users {
             None if grid > MANY_USERS => {

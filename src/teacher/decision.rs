@@ -32,13 +32,16 @@ pub fn expected_rewards(posterior: &Posterior, question: &Question, predictive: 
         Reward::Linear { weights, features } => {
             linear_rewards(&posterior.mean(question.factor, weights), features)
         }
-        Reward::Nearness => {
-            let mean: f64 = predictive.iter().enumerate().map(|(i, p)| i as f64 * p).sum();
-            // Expected squared distance is this plus the variance, which is the same for every option.
-            (0..predictive.len()).map(|i| -(i as f64 - mean).powi(2)).collect()
-        }
+        Reward::Nearness => nearness_rewards(predictive),
         Reward::Match => predictive.to_vec(),
     }
+}
+
+/// The expected reward of each step of a scale: less the squared distance to the step that comes true.
+pub(super) fn nearness_rewards(predictive: &[f64]) -> Vec<f64> {
+    let mean: f64 = predictive.iter().enumerate().map(|(i, p)| i as f64 * p).sum();
+    // Expected squared distance is this plus the variance, which is the same for every option.
+    (0..predictive.len()).map(|i| -(i as f64 - mean).powi(2)).collect()
 }
 
 /// The reward of each option under given weights.

@@ -115,6 +115,6 @@ pub fn simulate(
     Simulation { episode, answers, ignored: posterior.ignored() }
 }
 
-fn one_hot(options: usize, hot: usize) -> Vec<f64> {
+pub(super) fn one_hot(options: usize, hot: usize) -> Vec<f64> {
     (0..options).map(|i| if i == hot { 1.0 } else { 0.0 }).collect()
 }

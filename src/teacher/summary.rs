@@ -31,6 +31,10 @@ pub struct TeacherSummary {
     pub ece_expected: f64,
     /// Answers that no hypothesis could explain and that were ignored.
     pub ignored_answers: usize,
+    /// Where users are drawn sources: the teacher's cumulative regret over an episode in nats, its log loss less that
+    /// of one who knows the user, as a mean over the episodes. Log-probabilities count as no lower than -708.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<f64>,
     /// How the episodes are divided.
     pub split: SplitSummary,
     /// By the number of earlier answers that bear on the answer.
@@ -124,6 +128,7 @@ pub(super) struct Totals {
     by_observations: BTreeMap<usize, Tally>,
     held_out: BTreeMap<usize, Tally>,
     calibration: Calibration,
+    regret: Option<f64>,
 }
 
 impl Totals {
@@ -143,6 +148,10 @@ impl Totals {
         }
     }
 
+    pub(super) fn add_regret(&mut self, regret: f64) {
+        *self.regret.get_or_insert(0.0) += regret;
+    }
+
     pub(super) fn summary(&self, world: &str, split: SplitSummary, held_out_sets: usize) -> TeacherSummary {
         let by_observations = |tallies: &BTreeMap<usize, Tally>| {
             tallies.iter().map(|(observations, tally)| tally.means(*observations)).collect()
@@ -159,6 +168,7 @@ impl Totals {
             ece: self.calibration.ece().unwrap_or(0.0),
             ece_expected: self.calibration.expected().map_or(0.0, |e| e.mean),
             ignored_answers: self.ignored,
+            regret: self.regret.map(|sum| sum / self.episodes as f64),
             split,
             by_observations: by_observations(&self.by_observations),
             held_out: (held_out_sets > 0).then(|| HeldOutSummary {

@@ -6,15 +6,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 
-use super::config::TeacherConfig;
+use super::config::{Domain, TeacherConfig};
 use super::files::{PendingFile, remove_leftovers, sync_folder};
 use super::held_out::HeldOut;
+use super::process::simulate_process;
 use super::simulate::{AnswerRecord, simulate};
 use super::split::{LeakageCheck, Part, SplitConfig};
 use super::summary::{SplitSummary, Tally, TeacherSummary, Totals};
 use crate::episode;
 use crate::rng;
 use crate::world::World;
+use crate::world::process::Process;
 
 /// Written last: where it stands, the episode files beside it are whole.
 pub const TEACHER_FILE: &str = "teacher.json";
@@ -41,9 +43,17 @@ pub fn teach(
     out_dir: &Path,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<TeacherSummary> {
-    let world = config.build_world()?;
-    config.check_against(&world)?;
-    let users = draw_users(config, &world, seed);
+    let school = match config.checked_domain()? {
+        Domain::Grid(world) => {
+            let held_out = HeldOut::draw(&world, seed);
+            School::Grid { world, held_out }
+        }
+        Domain::Process(world) => School::Process(world),
+    };
+    let users = match &school {
+        School::Grid { world, .. } => draw_users(config, world, seed),
+        School::Process(_) => (0..config.drawn_users()).collect(),
+    };
     let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
 
     std::fs::create_dir_all(out_dir).with_context(|| format!("cannot create {}", out_dir.display()))?;
@@ -53,25 +63,31 @@ pub fn teach(
         files.push(PendingFile::create(out_dir.join(part.file_name()))?);
     }
 
-    let held_out = HeldOut::draw(&world, seed);
     let mut totals = Totals::default();
     let mut leakage = LeakageCheck::default();
     let total = parts.len() as u64;
     progress(0, total);
-    for first in (0..parts.len()).step_by(CHUNK) {
-        let chunk = first..(first + CHUNK).min(parts.len());
+    let at_once = school.episodes_at_once(config);
+    for first in (0..parts.len()).step_by(at_once) {
+        let chunk = first..(first + at_once).min(parts.len());
         let last = chunk.end;
         let taught: Vec<Taught> = chunk
             .into_par_iter()
             .map(|i| {
                 let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
-                teach_one(config, &world, &held_out, seed, user, number)
+                match &school {
+                    School::Grid { world, held_out } => {
+                        teach_one(config, world, held_out, seed, user, number)
+                    }
+                    School::Process(world) => teach_process(config, world, seed, user, number),
+                }
             })
             .collect::<Result<_>>()?;
         for (one, &part) in taught.iter().zip(&parts[first..]) {
             files[part as usize].write(&one.line)?;
             leakage.add(&one.user, part);
             totals.add(&one.answers, one.ignored, &one.held_out);
+            one.regret.into_iter().for_each(|regret| totals.add_regret(regret));
         }
         progress(last as u64, total);
     }
@@ -85,9 +101,28 @@ pub fn teach(
         test: count(Part::Test),
         shared_users: leakage.shared_users(),
     };
-    let summary = totals.summary(world.name(), split, held_out.sets());
+    let summary = match &school {
+        School::Grid { world, held_out } => totals.summary(world.name(), split, held_out.sets()),
+        School::Process(world) => totals.summary(world.name(), split, 0),
+    };
     publish(files, &summary, out_dir)?;
     Ok(summary)
+}
+
+/// A world with what all its users share.
+enum School {
+    Grid { world: World, held_out: HeldOut },
+    Process(Process),
+}
+
+impl School {
+    /// How many episodes to simulate between two writes: fewer where they may have thousands of rounds.
+    fn episodes_at_once(&self, config: &TeacherConfig) -> usize {
+        match self {
+            School::Grid { .. } => CHUNK,
+            School::Process(world) => (50 * CHUNK / config.process_rounds(world)).clamp(8, CHUNK),
+        }
+    }
 }
 
 /// Indices into the world's grid, in ascending order where only some are drawn.
@@ -118,6 +153,7 @@ struct Taught {
     answers: Vec<AnswerRecord>,
     ignored: usize,
     held_out: Vec<Tally>,
+    regret: Option<f64>,
 }
 
 fn teach_one(
@@ -143,6 +179,28 @@ fn teach_one(
         answers: simulation.answers,
         ignored: simulation.ignored,
         held_out: tallies,
+        regret: None,
+    })
+}
+
+fn teach_process(
+    config: &TeacherConfig,
+    world: &Process,
+    seed: u64,
+    user: usize,
+    number: usize,
+) -> Result<Taught> {
+    let taught = simulate_process(config, world, seed, user, number);
+    let simulation = taught.simulation;
+    let mut line = Vec::new();
+    episode::write_line(&mut line, &simulation.episode)?;
+    Ok(Taught {
+        line,
+        user: simulation.episode.user,
+        answers: simulation.answers,
+        ignored: simulation.ignored,
+        held_out: Vec::new(),
+        regret: Some(taught.regret),
     })
 }
 

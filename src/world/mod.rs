@@ -10,17 +10,27 @@
 //! [`choice`] world options are drawn from features and users have linear preferences ([`flights`], [`hotels`]); an
 //! [`items`] world has a list of questions ([`personality`]). Either may be [`declared`] in a file;
 //! [`trait_flights`] has both in one dialogue. The [`shop`] alone has no exact teacher.
+//!
+//! Worlds without such a grid, whose users are drawn sources, are a [`process`]: [`coins`], [`markov`] chains, hidden
+//! Markov models ([`hmm`]), [`regression`].
 
+pub mod chain;
 pub mod choice;
+pub mod coins;
 pub mod declared;
 pub mod flights;
 mod graded;
+pub mod hidden_markov;
+pub mod hmm;
 pub mod hotels;
 pub mod ipip;
 pub mod items;
 mod joint;
 mod likelihood;
+pub mod markov;
 pub mod personality;
+pub mod process;
+pub mod regression;
 pub mod shop;
 mod text;
 pub mod trait_flights;
