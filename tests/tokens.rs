@@ -52,6 +52,8 @@ fn answer(pattern: &str, options: &[&str], said: usize) -> Message {
         truth: Some(0),
         weight: 1.0,
         observations: None,
+        predictive: None,
+        belief: None,
     };
     Message { role: Role::Assistant, content: pattern.replacen("{}", options[said], 1), answer: Some(answer) }
 }

@@ -88,9 +88,9 @@ fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Predi
             let (truth, observations) =
                 target.answer.as_ref().map_or((None, i), |a| (a.truth, a.observations));
             let prediction =
-                Prediction::new(&rows.option_log_probs[options], &target.probs, truth, observations)
+                Prediction::new(&rows.option_log_probs[options], target.predictive(), truth, observations)
                     .with_context(|| format!("episode {:?}, answer {}", sequence.id, i + 1))?;
-            out.push(prediction);
+            out.push(prediction.about(target.belief.clone()));
         }
     }
     Ok(())

@@ -28,6 +28,7 @@ pub struct Prediction {
     teacher: Vec<f64>,
     truth: Option<usize>,
     observations: usize,
+    belief: Option<String>,
 }
 
 impl Prediction {
@@ -71,7 +72,14 @@ impl Prediction {
             teacher: teacher.to_vec(),
             truth,
             observations,
+            belief: None,
         })
+    }
+
+    /// Says what the answer reports a belief about; none where it predicts or recommends.
+    #[must_use]
+    pub fn about(self, belief: Option<String>) -> Prediction {
+        Prediction { belief, ..self }
     }
 
     /// The teacher's own prediction of this answer, to be measured beside the model's.
@@ -125,6 +133,32 @@ pub struct Measures {
     pub brier: Option<f64>,
     /// The same by the number of earlier answers that bear on the answer, in ascending order.
     pub by_observations: Vec<MeasuresAt>,
+    /// The same by what a belief was reported about, in alphabetical order; only in `beliefs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_belief: Vec<MeasuresOf>,
+    /// Of the reports of beliefs, which are measured apart: everything above is about what was predicted or
+    /// recommended. (Where there is nothing but reports, everything above is about them too.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beliefs: Option<Box<Measures>>,
+}
+
+/// The means over the reports of one belief.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuresOf {
+    /// What the belief is about.
+    pub belief: String,
+    /// See [`Measures`].
+    pub answers: usize,
+    /// See [`Measures`].
+    pub accuracy: Option<f64>,
+    /// See [`Measures`].
+    pub agreement: f64,
+    /// See [`Measures`].
+    pub kl: f64,
+    /// See [`Measures`].
+    pub entropy: f64,
+    /// See [`Measures`].
+    pub brier: Option<f64>,
 }
 
 /// The means over the answers with one number of observations.
@@ -152,18 +186,33 @@ pub struct MeasuresAt {
     pub brier: Option<f64>,
 }
 
-/// Measures predictions.
+/// Measures predictions; reports of beliefs apart from the rest.
 ///
 /// # Errors
 /// If there are none.
 pub fn summarise(predictions: &[Prediction]) -> Result<Measures> {
+    let (reports, actions): (Vec<&Prediction>, Vec<&Prediction>) =
+        predictions.iter().partition(|p| p.belief.is_some());
+    if reports.is_empty() {
+        return measures(&actions);
+    }
+    let beliefs = measures(&reports)?;
+    let rest = if actions.is_empty() { beliefs.clone() } else { measures(&actions)? };
+    Ok(Measures { by_belief: Vec::new(), beliefs: Some(Box::new(beliefs)), ..rest })
+}
+
+fn measures(predictions: &[&Prediction]) -> Result<Measures> {
     let mut total = Sums::default();
     let mut by_observations: BTreeMap<usize, Sums> = BTreeMap::new();
+    let mut by_belief: BTreeMap<&str, Sums> = BTreeMap::new();
     let mut calibration = Calibration::default();
     for prediction in predictions {
         let one = Sums::of(prediction, &mut calibration);
         total.add(&one);
         by_observations.entry(prediction.observations).or_default().add(&one);
+        if let Some(belief) = &prediction.belief {
+            by_belief.entry(belief).or_default().add(&one);
+        }
     }
     let means = total.means(0).context("there are no answers to measure")?;
     Ok(Measures {
@@ -179,6 +228,8 @@ pub fn summarise(predictions: &[Prediction]) -> Result<Measures> {
         ece_expected: calibration.expected().map(|e| e.mean),
         brier: means.brier,
         by_observations: by_observations.iter().filter_map(|(n, sums)| sums.means(*n)).collect(),
+        by_belief: by_belief.iter().filter_map(|(belief, sums)| sums.means_of(belief)).collect(),
+        beliefs: None,
     })
 }
 
@@ -240,6 +291,18 @@ impl Sums {
         self.option_mass += other.option_mass;
         self.log_option_mass += other.log_option_mass;
         self.brier += other.brier;
+    }
+
+    fn means_of(&self, belief: &str) -> Option<MeasuresOf> {
+        self.means(0).map(|means| MeasuresOf {
+            belief: belief.to_owned(),
+            answers: means.answers,
+            accuracy: means.accuracy,
+            agreement: means.agreement,
+            kl: means.kl,
+            entropy: means.entropy,
+            brier: means.brier,
+        })
     }
 
     fn means(&self, observations: usize) -> Option<MeasuresAt> {
@@ -318,6 +381,28 @@ mod tests {
         assert_eq!((m.kl, m.kl_vocabulary, m.agreement, m.option_mass), (0.0, 0.0, 1.0, 1.0));
         assert_eq!(m.accuracy, Some(0.5));
         close(m.top_probability, 0.625);
+    }
+
+    #[test]
+    fn reports_of_beliefs_are_measured_apart() {
+        let action = Prediction::new(&logs(&[0.9, 0.1]), &[0.5, 0.5], Some(0), 0).unwrap();
+        let of_price = Prediction::new(&logs(&[0.25, 0.75]), &[0.0, 1.0], Some(0), 1).unwrap();
+        let of_price = of_price.about(Some("price".into()));
+        let of_bags = of_price.clone().about(Some("bags".into()));
+        let alone = summarise(std::slice::from_ref(&action)).unwrap();
+        let all = [action, of_price.clone(), of_bags];
+        let m = summarise(&all).unwrap();
+        assert_eq!(Measures { beliefs: None, ..m.clone() }, alone);
+        let beliefs = m.beliefs.unwrap();
+        assert_eq!((beliefs.answers, beliefs.accuracy, beliefs.agreement), (2, Some(0.0), 1.0));
+        close(beliefs.kl, (4.0_f64 / 3.0).ln());
+        let names: Vec<&str> = beliefs.by_belief.iter().map(|of| of.belief.as_str()).collect();
+        assert_eq!(names, ["bags", "price"]);
+        assert_eq!(summarise_teacher(&all).unwrap().beliefs.unwrap().kl, 0.0);
+        // Nothing but reports.
+        let m = summarise(&[of_price]).unwrap();
+        close(m.kl, (4.0_f64 / 3.0).ln());
+        assert!(m.by_belief.is_empty() && m.beliefs.is_some());
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::beliefs::{self, BeliefsConfig};
 use super::decision::Decision;
+use super::drift::DriftConfig;
+use super::evidence::{self, Evidence};
+use super::rival::{self, ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
 use crate::error::usage;
 use crate::world::World;
 use crate::world::flights::FlightsConfig;
@@ -39,6 +43,35 @@ pub struct TeacherConfig {
     /// How questions are chosen.
     #[serde(default)]
     pub evidence: Evidence,
+    /// Random option sets among which `evidence = "eig"` chooses, where they are drawn freely.
+    #[serde(default = "default_candidates")]
+    pub candidates: usize,
+    /// An episode ends before a question once the entropy of the posterior (all factors) is below this, in nats; 0:
+    /// never.
+    #[serde(default)]
+    pub stop_entropy: f64,
+    /// An episode ends before a question whose expected information gain, though the best, is below this, in nats; 0:
+    /// never.
+    #[serde(default)]
+    pub stop_gain: f64,
+    /// Of `kind = "noisy-oracle"`.
+    #[serde(default, rename = "noisy-oracle")]
+    pub noisy_oracle: NoisyOracleConfig,
+    /// Of `kind = "wrong-prior"`.
+    #[serde(default, rename = "wrong-prior")]
+    pub wrong_prior: WrongPriorConfig,
+    /// Of `kind = "tempered"`.
+    #[serde(default)]
+    pub tempered: TemperedConfig,
+    /// Of `kind = "forgetful"`.
+    #[serde(default)]
+    pub forgetful: ForgetfulConfig,
+    /// Users that change.
+    #[serde(default)]
+    pub drift: DriftConfig,
+    /// Reports of beliefs.
+    #[serde(default)]
+    pub beliefs: BeliefsConfig,
     /// The flights world's own settings.
     #[serde(default)]
     pub flights: FlightsConfig,
@@ -51,6 +84,10 @@ fn default_episodes_per_user() -> usize {
     5
 }
 
+fn default_candidates() -> usize {
+    500
+}
+
 /// The worlds there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -59,15 +96,6 @@ pub enum WorldName {
     Flights,
     /// See [`crate::world::personality`].
     Personality,
-}
-
-/// The teachers there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The exact posterior.
-    #[default]
-    Bayes,
 }
 
 /// What an episode gives as `probs`, which training imitates.
@@ -83,15 +111,6 @@ pub enum Targets {
     Sampled,
 }
 
-/// How questions are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Evidence {
-    /// At random, as the world draws them.
-    #[default]
-    Random,
-}
-
 impl TeacherConfig {
     /// Every setting but the world at its default.
     pub fn new(world: WorldName) -> TeacherConfig {
@@ -104,6 +123,15 @@ impl TeacherConfig {
             decision: Decision::default(),
             targets: Targets::default(),
             evidence: Evidence::default(),
+            candidates: default_candidates(),
+            stop_entropy: 0.0,
+            stop_gain: 0.0,
+            noisy_oracle: NoisyOracleConfig::default(),
+            wrong_prior: WrongPriorConfig::default(),
+            tempered: TemperedConfig::default(),
+            forgetful: ForgetfulConfig::default(),
+            drift: DriftConfig::default(),
+            beliefs: BeliefsConfig::default(),
             flights: FlightsConfig::default(),
             personality: PersonalityConfig::default(),
         }
@@ -163,7 +191,10 @@ impl TeacherConfig {
                 world.name()
             )));
         }
-        Ok(())
+        rival::check(self, world)?;
+        evidence::check(self, world)?;
+        self.drift.check(world)?;
+        beliefs::check(self, world)
     }
 }
 
@@ -199,7 +230,7 @@ mod tests {
         let many = format!("world = \"flights\"\n[flights]\nfeatures = {six}");
         assert!(message(&many).contains("15624 users"));
         for unknown in
-            ["world = \"trains\"", "world = \"flights\"\nkind = \"oracle\"", "world = \"flights\"\nuser = 3"]
+            ["world = \"trains\"", "world = \"flights\"\nkind = \"oracel\"", "world = \"flights\"\nuser = 3"]
         {
             assert!(toml::from_str::<TeacherConfig>(unknown).is_err(), "{unknown}");
         }

@@ -2,9 +2,10 @@
 
 use super::decision::{expected_rewards, linear_rewards};
 use super::posterior::Posterior;
+use super::rival::Rules;
 use super::summary::Tally;
 use crate::metrics::{argmax, entropy};
-use crate::rng;
+use crate::rng::{self, Stream};
 use crate::world::{Question, Reward, World};
 
 /// As many as published.
@@ -24,11 +25,11 @@ struct Forecast {
 }
 
 impl HeldOut {
-    /// Draws the sets; none where the world's questions cannot be drawn freely.
-    pub(super) fn draw(world: &World, seed: u64) -> HeldOut {
+    /// Draws the sets, at random however evidence is chosen; none where the world's questions cannot be drawn freely.
+    pub(super) fn draw(world: &World, rules: &Rules, seed: u64) -> HeldOut {
         let sets = if world.has_held_out_sets() { SETS } else { 0 };
         let questions = world.questions(sets, &mut rng::stream(seed, "teacher.held_out", 0));
-        let at_prior = forecasts(&Posterior::prior(world.factors()), &questions);
+        let at_prior = forecasts(&rules.prior(), &questions);
         HeldOut { questions, at_prior }
     }
 
@@ -36,15 +37,21 @@ impl HeldOut {
         self.questions.len()
     }
 
-    /// What the user answers on each set: nothing about it is random where option sets can be drawn freely.
-    pub(super) fn truths(&self, world: &World, seed: u64, user: usize) -> Vec<usize> {
-        let hypotheses = world.user(user);
+    /// What a user, given as one hypothesis a factor, answers on each set; `user` is the user's index.
+    pub(super) fn truths(&self, world: &World, seed: u64, user: usize, hypotheses: &[usize]) -> Vec<usize> {
         let mut draws = rng::stream(seed, "teacher.held_out_answers", user as u64);
-        self.questions.iter().map(|question| world.answer(&hypotheses, question, &mut draws)).collect()
+        self.questions.iter().map(|question| world.answer(hypotheses, question, &mut draws)).collect()
     }
 
-    /// How well the posterior after `round` rounds predicts the answers.
-    pub(super) fn ask(&self, posterior: &Posterior, round: usize, truths: &[usize]) -> Tally {
+    /// How well the posterior after `round` rounds predicts the answers, or an oracle that sees them does.
+    pub(super) fn ask(
+        &self,
+        rules: &Rules,
+        posterior: &Posterior,
+        round: usize,
+        truths: &[usize],
+        errors: &mut Stream,
+    ) -> Tally {
         let computed;
         let forecasts = if round == 0 {
             &self.at_prior
@@ -53,8 +60,15 @@ impl HeldOut {
             &computed
         };
         let mut tally = Tally::default();
-        for (forecast, &truth) in forecasts.iter().zip(truths) {
-            tally.add(forecast.most_probable == truth, forecast.best_reward == truth, forecast.entropy);
+        for ((forecast, question), &truth) in forecasts.iter().zip(&self.questions).zip(truths) {
+            match rules.oracle_says(question.labels.len(), truth, errors) {
+                Some(option) => tally.add(option == truth, option == truth, 0.0),
+                None => tally.add(
+                    forecast.most_probable == truth,
+                    forecast.best_reward == truth,
+                    forecast.entropy,
+                ),
+            }
         }
         tally
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::config::TeacherConfig;
 use super::files::{PendingFile, remove_leftovers, sync_folder};
 use super::held_out::HeldOut;
-use super::simulate::{AnswerRecord, simulate};
+use super::simulate::{AnswerRecord, BeliefRecord, Course};
 use super::split::{LeakageCheck, Part, SplitConfig};
 use super::summary::{SplitSummary, Tally, TeacherSummary, Totals};
 use crate::episode;
@@ -49,7 +49,8 @@ pub fn teach(
         files.push(PendingFile::create(out_dir.join(part.file_name()))?);
     }
 
-    let held_out = HeldOut::draw(&world, seed);
+    let course = Course::new(config, &world);
+    let held_out = HeldOut::draw(&world, &course.rules, seed);
     let mut totals = Totals::default();
     let mut leakage = LeakageCheck::default();
     let total = parts.len() as u64;
@@ -61,13 +62,13 @@ pub fn teach(
             .into_par_iter()
             .map(|i| {
                 let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
-                teach_one(config, &world, &held_out, seed, user, number)
+                teach_one(&course, &world, &held_out, seed, user, number)
             })
             .collect::<Result<_>>()?;
         for (one, &part) in taught.iter().zip(&parts[first..]) {
             files[part as usize].write(&one.line)?;
             leakage.add(&one.user, part);
-            totals.add(&one.answers, one.ignored, &one.held_out);
+            totals.add(&one.answers, &one.beliefs, one.ignored, &one.held_out);
         }
         progress(last as u64, total);
     }
@@ -81,7 +82,7 @@ pub fn teach(
         test: count(Part::Test),
         shared_users: leakage.shared_users(),
     };
-    let summary = totals.summary(world.name(), split, held_out.sets());
+    let summary = totals.summary(world.name(), config.kind, split, held_out.sets());
     publish(files, &summary, out_dir)?;
     Ok(summary)
 }
@@ -102,24 +103,33 @@ struct Taught {
     line: Vec<u8>,
     user: String,
     answers: Vec<AnswerRecord>,
+    beliefs: Vec<BeliefRecord>,
     ignored: usize,
     held_out: Vec<Tally>,
 }
 
 fn teach_one(
-    config: &TeacherConfig,
+    course: &Course,
     world: &World,
     held_out: &HeldOut,
     seed: u64,
     user: usize,
     number: usize,
 ) -> Result<Taught> {
-    let truths = held_out.truths(world, seed, user);
+    let mut errors = rng::stream(seed, "teacher.held_out_errors", ((user as u64) << 32) | number as u64);
+    // The truths of a user as of the last round, for users that change.
+    let mut known: Option<(Vec<usize>, Vec<usize>)> = None;
     let mut tallies = Vec::new();
-    let simulation = simulate(config, world, seed, user, number, |posterior| {
-        if held_out.sets() > 0 {
-            tallies.push(held_out.ask(posterior, tallies.len(), &truths));
+    let simulation = course.episode(seed, user, number, |posterior, hypotheses| {
+        if held_out.sets() == 0 {
+            return;
         }
+        let truths = match known.take() {
+            Some((of, truths)) if of == hypotheses => truths,
+            _ => held_out.truths(world, seed, user, hypotheses),
+        };
+        tallies.push(held_out.ask(&course.rules, posterior, tallies.len(), &truths, &mut errors));
+        known = Some((hypotheses.to_vec(), truths));
     });
     let mut line = Vec::new();
     episode::write_line(&mut line, &simulation.episode)?;
@@ -127,6 +137,7 @@ fn teach_one(
         line,
         user: simulation.episode.user,
         answers: simulation.answers,
+        beliefs: simulation.beliefs,
         ignored: simulation.ignored,
         held_out: tallies,
     })

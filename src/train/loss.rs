@@ -139,7 +139,7 @@ impl StepSums {
         let rows_of_answers = (0..batch.targets()).filter(|&row| batch.is_answer[row]);
         for (target, row) in answers.zip(rows_of_answers) {
             let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
-            self.kl += kl(&target.probs, &rows.option_log_probs[options]);
+            self.kl += kl(target.predictive(), &rows.option_log_probs[options]);
             self.answers += 1;
         }
     }

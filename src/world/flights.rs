@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, Likelihood, Question, Reward, Weights};
+use super::{Attribute, Factor, Likelihood, Question, Reward, Weights};
 use crate::error::usage;
 use crate::rng::Stream;
 
@@ -24,6 +24,9 @@ pub const DEFAULT_ROUNDS: usize = 5;
 
 /// Flights to choose from in a round.
 pub const OPTIONS: usize = 3;
+
+/// From -1 to 1 in halves.
+const WEIGHTS: usize = 5;
 
 const TASK: &str = "Help me select the best flights for my trips. I have specific preferences for what I like and \
     dislike in a flight, and these preferences remain the same. You need to figure out my preferences and select \
@@ -130,8 +133,8 @@ fn span(minutes: usize) -> String {
 pub struct Flights {
     features: Vec<Feature>,
     factors: Vec<Factor>,
-    /// In halves: one weight a feature, one hypothesis after the other.
-    halves: Vec<i32>,
+    /// In halves: the weights of all hypotheses for one feature after the other.
+    columns: Vec<Vec<i16>>,
     weights: Arc<Weights>,
     labels: Arc<[String]>,
 }
@@ -161,10 +164,12 @@ impl Flights {
             cells: halves.iter().map(|&w| f64::from(w) / 2.0).collect(),
         };
         let prior = vec![1.0 / users as f64; users];
+        let column = |f: usize| halves.chunks_exact(features.len()).map(|row| row[f] as i16).collect();
+        let columns = (0..features.len()).map(column).collect();
         Ok(Flights {
             features: features.clone(),
             factors: vec![Factor { name: "preferences".into(), prior }],
-            halves,
+            columns,
             weights: Arc::new(weights),
             labels: (1..=OPTIONS).map(|i| i.to_string()).collect(),
         })
@@ -176,21 +181,54 @@ impl Flights {
 
     /// Draws one option set.
     pub(super) fn question(&self, draws: &mut Stream) -> Question {
-        // (OPTIONS, features)
-        let levels: Vec<Vec<usize>> = (0..OPTIONS)
+        let levels = self.draw_levels(draws);
+        self.question_of(&levels, self.likelihood(&levels))
+    }
+
+    /// The level of each feature of each option, (OPTIONS, features).
+    fn draw_levels(&self, draws: &mut Stream) -> Vec<Vec<usize>> {
+        (0..OPTIONS)
             .map(|_| self.features.iter().map(|feature| draws.below(feature.levels())).collect())
+            .collect()
+    }
+
+    /// Draws option sets and keeps the last that is better than those before. Only this one becomes text.
+    pub(super) fn best_question(
+        &self,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
+    ) -> Question {
+        let mut best = self.draw_levels(draws);
+        let mut likelihood = self.likelihood(&best);
+        is_better(&likelihood, 0);
+        for _ in 1..candidates {
+            let levels = self.draw_levels(draws);
+            let candidate = self.likelihood(&levels);
+            if is_better(&candidate, 0) {
+                (best, likelihood) = (levels, candidate);
+            }
+        }
+        self.question_of(&best, likelihood)
+    }
+
+    /// What each user chooses from an option set.
+    fn likelihood(&self, levels: &[Vec<usize>]) -> Likelihood {
+        let tenths: Vec<Vec<i16>> = levels
+            .iter()
+            .map(|option| {
+                self.features.iter().zip(option).map(|(f, &level)| f.tenths(level) as i16).collect()
+            })
             .collect();
-        self.question_of(&levels)
+        Likelihood::Choice { options: levels.len(), choices: choices(&self.columns, &tenths) }
     }
 
     /// The question of an option set, given as the level of each feature of each option.
-    fn question_of(&self, levels: &[Vec<usize>]) -> Question {
+    fn question_of(&self, levels: &[Vec<usize>], likelihood: Likelihood) -> Question {
         let tenths: Vec<Vec<i32>> = levels
             .iter()
             .map(|option| self.features.iter().zip(option).map(|(f, &level)| f.tenths(level)).collect())
             .collect();
-        let choices = self.halves.chunks_exact(self.features.len()).map(|weights| choice(weights, &tenths));
-        let likelihood = Likelihood::Choice { options: levels.len(), choices: choices.collect() };
         Question {
             text: self.text(levels),
             labels: Arc::clone(&self.labels),
@@ -201,6 +239,29 @@ impl Flights {
                 features: tenths.iter().flatten().map(|&t| f64::from(t) / 10.0).collect(),
             },
         }
+    }
+
+    /// How each feature is weighed.
+    pub(super) fn attributes(&self) -> Vec<Attribute> {
+        let attribute = |(feature, column): (&Feature, &Vec<i16>)| {
+            let end = |level: usize| {
+                let text = feature.text(level);
+                text.split_once(": ").map(|(name, end)| (name.to_owned(), end.to_owned())).unwrap_or_default()
+            };
+            let ((name, low), (_, high)) = (end(0), end(feature.levels() - 1));
+            Attribute {
+                ask: format!(
+                    "Before we go on, how do you think I feel about the {name} of a flight, on a scale from 1 to 5? \
+                     1 means that I strongly prefer the low end ({low}), 3 that I do not mind, and 5 that I strongly \
+                     prefer the high end ({high}). Reply with the number only."
+                ),
+                name: name.replace(' ', "_"),
+                factor: 0,
+                levels: WEIGHTS,
+                level_of: column.iter().map(|weight| (weight + 2) as u8).collect(),
+            }
+        };
+        self.features.iter().zip(&self.columns).map(attribute).collect()
     }
 
     fn text(&self, levels: &[Vec<usize>]) -> String {
@@ -228,17 +289,28 @@ fn preferences(features: usize) -> Vec<i32> {
         .collect()
 }
 
-/// The option of highest reward, the lowest index among equals.
-fn choice(halves: &[i32], tenths: &[Vec<i32>]) -> u8 {
-    let reward = |option: &[i32]| -> i32 { halves.iter().zip(option).map(|(w, x)| w * x).sum() };
-    let mut best = (reward(&tenths[0]), 0);
+/// The option of highest reward for every hypothesis, the lowest index among equals. `columns` has the weights of all
+/// hypotheses for one feature after the other, `tenths` one row an option.
+///
+/// All hypotheses at once, option by option: hundreds of candidate sets a question are gone through by this.
+fn choices(columns: &[Vec<i16>], tenths: &[Vec<i16>]) -> Vec<u8> {
+    let hypotheses = columns.first().map_or(0, Vec::len);
+    let rewards = |option: &[i16]| {
+        let mut rewards = vec![0_i16; hypotheses];
+        for (column, x) in columns.iter().zip(option) {
+            rewards.iter_mut().zip(column).for_each(|(reward, weight)| *reward += weight * x);
+        }
+        rewards
+    };
+    let mut best = rewards(&tenths[0]);
+    let mut choices = vec![0_u8; hypotheses];
     for (i, option) in tenths.iter().enumerate().skip(1) {
-        let reward = reward(option);
-        if reward > best.0 {
-            best = (reward, i as u8);
+        for ((best, choice), reward) in best.iter_mut().zip(&mut choices).zip(rewards(option)) {
+            *choice = if reward > *best { i as u8 } else { *choice };
+            *best = reward.max(*best);
         }
     }
-    best.1
+    choices
 }
 
 pub(super) fn opening(first: &Question) -> String {
@@ -315,9 +387,10 @@ mod tests {
     #[test]
     fn equals_go_to_the_lowest_index() {
         // Weights -1 and ½: rewards in twentieths -10, -10, -20 and then -20, -10, -10.
-        let tenths = |options: [[i32; 2]; 3]| options.iter().map(|o| o.to_vec()).collect::<Vec<_>>();
-        assert_eq!(choice(&[-2, 1], &tenths([[5, 0], [10, 10], [10, 0]])), 0);
-        assert_eq!(choice(&[-2, 1], &tenths([[10, 0], [10, 10], [5, 0]])), 1);
+        let tenths = |options: [[i16; 2]; 3]| options.iter().map(|o| o.to_vec()).collect::<Vec<_>>();
+        let choice = |options| choices(&[vec![-2], vec![1]], &tenths(options))[0];
+        assert_eq!(choice([[5, 0], [10, 10], [10, 0]]), 0);
+        assert_eq!(choice([[10, 0], [10, 10], [5, 0]]), 1);
     }
 
     #[test]

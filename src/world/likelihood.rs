@@ -59,6 +59,27 @@ impl Likelihood {
         }
     }
 
+    /// Whether every hypothesis answers for certain.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Likelihood::Choice { .. } => true,
+            Likelihood::Table { probs, .. } => probs.iter().all(|p| *p == 0.0 || *p == 1.0),
+        }
+    }
+
+    /// KL(distribution under a hypothesis ‖ `other`), in nats; `log_other` has the logarithms of a distribution over
+    /// the options.
+    pub fn kl_from(&self, hypothesis: usize, log_other: &[f64]) -> f64 {
+        match self {
+            Likelihood::Choice { choices, .. } => -log_other[usize::from(choices[hypothesis])],
+            Likelihood::Table { options, log_probs, probs } => {
+                let row = hypothesis * options..(hypothesis + 1) * options;
+                let terms = probs[row.clone()].iter().zip(&log_probs[row]).zip(log_other);
+                terms.filter(|((p, _), _)| **p > 0.0).map(|((p, log_p), log_q)| p * (log_p - log_q)).sum()
+            }
+        }
+    }
+
     /// What a user of whom the hypothesis is true answers.
     pub fn draw(&self, hypothesis: usize, draws: &mut Stream) -> usize {
         match self {

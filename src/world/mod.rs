@@ -8,6 +8,7 @@
 //!
 //! What differs between worlds is the drawing of questions and the text around them.
 
+pub mod attribute;
 pub mod flights;
 pub mod ipip;
 mod likelihood;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::rng::Stream;
+pub use attribute::Attribute;
 use flights::{Flights, FlightsConfig};
 pub use likelihood::Likelihood;
 use personality::{Personality, PersonalityConfig};
@@ -168,6 +170,73 @@ impl World {
         match self {
             World::Flights(world) => (0..rounds).map(|_| world.question(draws)).collect(),
             World::Personality(world) => world.questions(rounds, draws),
+        }
+    }
+
+    /// Draws `candidates` questions (at least 1) and keeps the last of which `is_better` said that it is better than
+    /// those before, or the first; it is shown the likelihood and the factor of each. For worlds where there is no
+    /// [`bank`](World::bank) of items.
+    pub fn best_question(
+        &self,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
+    ) -> Question {
+        match self {
+            World::Flights(world) => world.best_question(candidates, draws, is_better),
+            World::Personality(_) => {
+                let mut best = self.questions(1, draws).remove(0);
+                is_better(&best.likelihood, best.factor);
+                for _ in 1..candidates {
+                    let candidate = self.questions(1, draws).remove(0);
+                    if is_better(&candidate.likelihood, candidate.factor) {
+                        best = candidate;
+                    }
+                }
+                best
+            }
+        }
+    }
+
+    /// The items of an episode in the order in which they would be asked, where they come from a fixed bank and none
+    /// is asked twice; none where questions are drawn freely.
+    pub fn bank(&self, draws: &mut Stream) -> Option<Vec<usize>> {
+        match self {
+            World::Flights(_) => None,
+            World::Personality(world) => Some(world.bank(draws)),
+        }
+    }
+
+    /// An item of the [`bank`](World::bank) as the question of a place (from 1) of the episode.
+    pub fn item(&self, item: usize, place: usize) -> Option<Question> {
+        match self {
+            World::Flights(_) => None,
+            World::Personality(world) => world.item(item, place),
+        }
+    }
+
+    /// The Fisher information of an item at the mean of its trait's level under the given probabilities; none where
+    /// answers are no smooth function of a level.
+    pub fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
+        match self {
+            World::Flights(_) => None,
+            World::Personality(world) => world.fisher_information(item, marginal),
+        }
+    }
+
+    /// Whether a user's answers are certain once the user is known, so that nobody ever errs.
+    pub fn answers_are_certain(&self) -> bool {
+        match self {
+            World::Flights(_) => true,
+            World::Personality(_) => false,
+        }
+    }
+
+    /// What can be said of a user in one word and a level.
+    pub fn attributes(&self) -> Vec<Attribute> {
+        match self {
+            World::Flights(world) => world.attributes(),
+            World::Personality(world) => world.attributes(),
         }
     }
 

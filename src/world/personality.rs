@@ -15,7 +15,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::ipip::{ITEMS, Key, Trait};
-use super::{Factor, Likelihood, Question, Reward};
+use super::{Attribute, Factor, Likelihood, Question, Reward};
 use crate::error::usage;
 use crate::rng::Stream;
 
@@ -94,6 +94,9 @@ impl PersonalityConfig {
 #[derive(Clone, Debug)]
 pub struct Personality {
     order: Order,
+    slope: f64,
+    thresholds: [f64; CATEGORIES - 1],
+    levels: Vec<f64>,
     factors: Vec<Factor>,
     /// One an item.
     likelihoods: Vec<Arc<Likelihood>>,
@@ -124,6 +127,9 @@ impl Personality {
         };
         Ok(Personality {
             order: config.order,
+            slope: config.slope,
+            thresholds: config.thresholds,
+            levels: config.levels.clone(),
             factors: Trait::ALL.iter().map(factor).collect(),
             likelihoods: ITEMS.iter().map(likelihood).collect(),
             labels: (1..=CATEGORIES).map(|i| i.to_string()).collect(),
@@ -137,6 +143,40 @@ impl Personality {
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         let items = choose_items(self.order, rounds, draws);
         items.iter().enumerate().map(|(i, &item)| self.question(i + 1, item)).collect()
+    }
+
+    /// All items, in the configured order.
+    pub(super) fn bank(&self, draws: &mut Stream) -> Vec<usize> {
+        choose_items(self.order, ITEMS.len(), draws)
+    }
+
+    pub(super) fn item(&self, item: usize, place: usize) -> Option<Question> {
+        (item < ITEMS.len()).then(|| self.question(place, item))
+    }
+
+    /// Of an item at the posterior mean of the level. Which way an item is keyed makes no difference.
+    pub(super) fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
+        (item < ITEMS.len()).then(|| {
+            let level = marginal.iter().zip(&self.levels).map(|(p, level)| p * level).sum();
+            fisher_information(self.slope, &self.thresholds, level)
+        })
+    }
+
+    /// The traits.
+    pub(super) fn attributes(&self) -> Vec<Attribute> {
+        let levels = self.levels.len();
+        let attribute = |(factor, of): (usize, &Trait)| Attribute {
+            name: of.name().into(),
+            factor,
+            levels,
+            level_of: (0..levels).map(|level| level as u8).collect(),
+            ask: format!(
+                "Before we go on, how high do you think I am on {}, on a scale from 1 (very low) to {levels} (very \
+                 high)? Reply with the number only.",
+                of.name().replace('_', " ")
+            ),
+        };
+        Trait::ALL.iter().enumerate().map(attribute).collect()
     }
 
     /// An item as the question of a place (from 1) of the episode.
@@ -163,6 +203,23 @@ fn graded_response(slope: f64, thresholds: &[f64], level: f64) -> Vec<f64> {
             log_sigmoid(u) + log_sigmoid(-v) + (-(v - u).exp_m1()).ln()
         })
         .collect()
+}
+
+/// I(level) = Σ (P'(x))² / P(x) over the answers x (Samejima, 1969), where P(x) is a difference of two logistic
+/// functions of the level and P'(x) the difference of their derivatives.
+fn fisher_information(slope: f64, thresholds: &[f64], level: f64) -> f64 {
+    let sigmoid = |x: f64| log_sigmoid(x).exp();
+    let derivative = |threshold: Option<&f64>| {
+        threshold.map_or(0.0, |b| slope * sigmoid(slope * (level - b)) * sigmoid(-slope * (level - b)))
+    };
+    let probs = graded_response(slope, thresholds, level);
+    let term = |(x, log_prob): (usize, &f64)| {
+        let change =
+            derivative(x.checked_sub(1).and_then(|i| thresholds.get(i))) - derivative(thresholds.get(x));
+        // (P')²/P, where P may be far below what a square can hold.
+        if change == 0.0 { 0.0 } else { (2.0 * change.abs().ln() - log_prob).exp() }
+    };
+    probs.iter().enumerate().map(term).sum()
 }
 
 /// ln(1 / (1 + e^-x)), without overflow.
@@ -231,6 +288,21 @@ mod tests {
                 assert!((mirrored[4 - x].exp() - p).abs() < 0.0006, "level {}, answer {}", -level, 5 - x);
             }
         }
+    }
+
+    /// The information is also the expected curvature, -E[d² ln P / d level²], taken here by differences.
+    #[test]
+    fn fisher_information_is_the_expected_curvature() {
+        let (slope, thresholds, step) = (1.7, [-1.4, -0.2, 0.3, 1.9], 1e-3);
+        for level in [-3.0, -0.7, 0.0, 0.4, 2.5] {
+            let at = |level: f64| graded_response(slope, &thresholds, level);
+            let (below, here, above) = (at(level - step), at(level), at(level + step));
+            let curvature = |x: usize| (below[x] - 2.0 * here[x] + above[x]) / (step * step);
+            let expected: f64 = (0..5).map(|x| -here[x].exp() * curvature(x)).sum();
+            let computed = fisher_information(slope, &thresholds, level);
+            assert!((computed - expected).abs() < 1e-4, "level {level}: {computed}, expected {expected}");
+        }
+        assert!(fisher_information(slope, &thresholds, 500.0).abs() < 1e-12);
     }
 
     #[test]
