@@ -39,7 +39,7 @@
 //! | part | what it holds |
 //! |---|---|
 //! | [`world`] | flights, personality |
-//! | [`teacher`] | posterior, decision rules, splits, writing of episodes |
+//! | [`teacher`] | posterior, rival teachers, choice of evidence, decision rules, splits, writing of episodes |
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
 //! | [`ops`] | linear with LoRA, RMSNorm, rotation, attention, gated activation, KL, dropout |

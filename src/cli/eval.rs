@@ -46,10 +46,22 @@ impl EvalFile {
 
     /// Prints the tables.
     pub(super) fn print(&self) {
-        print(&format!("\n{} answers in {} episodes\n", self.answers, self.episodes));
+        print(&format!("\n{} answers in {} episodes\n", self.teacher.answers, self.episodes));
         print(&table::overall(&self.columns()));
         print("\nby the number of earlier answers that bear on the answer\n");
         print(&table::by_observations(&self.columns()));
+        let beliefs: Vec<Column> = (self.columns().iter())
+            .filter_map(|c| Some(Column { title: c.title, measures: c.measures.beliefs.as_deref()? }))
+            .collect();
+        if let Some(first) = beliefs.first() {
+            print(&format!(
+                "\n{} reported beliefs, which are in none of the measures above\n",
+                first.measures.answers
+            ));
+            print(&table::overall(&beliefs));
+            print("");
+            print(&table::by_belief(&beliefs));
+        }
     }
 }
 

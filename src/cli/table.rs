@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use crate::metrics::{Measures, MeasuresAt};
+use crate::metrics::{Measures, MeasuresAt, MeasuresOf};
 
 /// A column of the table.
 pub(super) struct Column<'a> {
@@ -23,6 +23,11 @@ const OVERALL: [Measure; 8] = [
     ("calibration error", |m| m.ece),
     ("Brier score", |m| m.brier),
 ];
+
+type MeasureOf = (&'static str, fn(&MeasuresOf) -> Option<f64>);
+
+const BY_BELIEF: [MeasureOf; 3] =
+    [("accuracy", |m| m.accuracy), ("KL", |m| Some(m.kl)), ("entropy", |m| Some(m.entropy))];
 
 const BY_OBSERVATIONS: [MeasureAt; 4] = [
     ("accuracy", |m| m.accuracy),
@@ -53,6 +58,24 @@ pub(super) fn by_observations(columns: &[Column]) -> String {
         for (i, column) in columns.iter().enumerate() {
             let at = |n: &usize| column.measures.by_observations.iter().find(|m| m.observations == *n);
             let values = numbers.iter().map(|n| number(at(n).and_then(measure)));
+            let name = if i == 0 { name } else { "" };
+            table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
+        }
+    }
+    table.to_string()
+}
+
+/// The measures of reported beliefs by what they are about: a row each of measure and model, a column a belief.
+pub(super) fn by_belief(columns: &[Column]) -> String {
+    let Some(first) = columns.first() else { return String::new() };
+    let names: Vec<&str> = first.measures.by_belief.iter().map(|of| of.belief.as_str()).collect();
+    let mut table = new_table(["belief", ""].into_iter().chain(names.iter().copied()));
+    let counts = first.measures.by_belief.iter().map(|of| integer(of.answers));
+    table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
+    for (name, measure) in BY_BELIEF {
+        for (i, column) in columns.iter().enumerate() {
+            let of = |name: &&str| column.measures.by_belief.iter().find(|m| m.belief == *name);
+            let values = names.iter().map(|belief| number(of(belief).and_then(measure)));
             let name = if i == 0 { name } else { "" };
             table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
         }

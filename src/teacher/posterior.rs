@@ -96,6 +96,8 @@ impl Posterior {
             belief.log_probs = transition.step(factor, &belief.log_probs);
             belief.alive =
                 (0..belief.log_probs.len()).filter(|&h| belief.log_probs[h] > f64::NEG_INFINITY).collect();
+            // Also of those that nobody can be any more.
+            belief.probs.fill(0.0);
             let stepped: Vec<f64> = belief.alive.iter().map(|&h| belief.log_probs[h]).collect();
             belief.renormalise(&stepped, log_sum_exp(&stepped));
         }

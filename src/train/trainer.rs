@@ -304,17 +304,19 @@ impl<'a> Session<'a> {
 
     fn evaluate(&mut self) -> Result<EvaluationRecord> {
         let measures = self.measure()?;
+        let kl = validation_kl(&measures, &self.settings.loss);
         let step = self.state.step;
-        if self.state.best.as_ref().is_none_or(|b| measures.kl < b.kl) {
+        if self.state.best.as_ref().is_none_or(|b| kl < b.kl) {
             let checkpoint = format!("{}/{}", checkpoint::FOLDER, checkpoint::name(step));
-            self.state.best = Some(Best { step, kl: measures.kl, checkpoint });
+            self.state.best = Some(Best { step, kl, checkpoint });
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
         Ok(EvaluationRecord {
             step,
-            validation_kl: measures.kl,
+            validation_kl: kl,
+            validation_belief_kl: measures.beliefs.as_ref().map(|beliefs| beliefs.kl),
             validation_kl_vocabulary: measures.kl_vocabulary,
             validation_entropy: measures.entropy,
             validation_agreement: measures.agreement,
@@ -330,6 +332,18 @@ impl<'a> Session<'a> {
     fn save(&self) -> Result<()> {
         checkpoint::write(self.run_dir, &self.trained, &self.optimizer, &self.state)?;
         checkpoint::prune(self.run_dir, self.settings.train.keep_last, self.state.best.as_ref())
+    }
+}
+
+/// The mean KL over what is trained: predictions and recommendations, reported beliefs, or both by their weights.
+fn validation_kl(measures: &Measures, loss: &LossConfig) -> f64 {
+    let Some(beliefs) = &measures.beliefs else { return measures.kl };
+    let (action, belief) =
+        (loss.action_weight * measures.answers as f64, loss.belief_weight * beliefs.answers as f64);
+    if action + belief > 0.0 {
+        (action * measures.kl + belief * beliefs.kl) / (action + belief)
+    } else {
+        measures.kl
     }
 }
 

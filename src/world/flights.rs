@@ -251,9 +251,9 @@ impl Flights {
             let ((name, low), (_, high)) = (end(0), end(feature.levels() - 1));
             Attribute {
                 ask: format!(
-                    "Before we go on, how do you think I feel about the {name} of a flight, on a scale from 1 to 5? \
-                     1 means that I strongly prefer the low end ({low}), 3 that I do not mind, and 5 that I strongly \
-                     prefer the high end ({high}). Reply with the number only."
+                    "How do you think I feel about the {name} of a flight, on a scale from 1 to 5? 1 means that I \
+                     strongly prefer the low end ({low}), 3 that I do not mind, and 5 that I strongly prefer the high \
+                     end ({high}). Reply with the number only."
                 ),
                 name: name.replace(' ', "_"),
                 factor: 0,

@@ -49,6 +49,7 @@ impl Likelihood {
     }
 
     /// Adds `weight` times the distribution under a hypothesis to `total`.
+    #[inline]
     pub fn add_weighted(&self, hypothesis: usize, weight: f64, total: &mut [f64]) {
         match self {
             Likelihood::Choice { choices, .. } => total[usize::from(choices[hypothesis])] += weight,

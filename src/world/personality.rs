@@ -171,8 +171,8 @@ impl Personality {
             levels,
             level_of: (0..levels).map(|level| level as u8).collect(),
             ask: format!(
-                "Before we go on, how high do you think I am on {}, on a scale from 1 (very low) to {levels} (very \
-                 high)? Reply with the number only.",
+                "How high do you think I am on {}, on a scale from 1 (very low) to {levels} (very high)? Reply \
+                 with the number only.",
                 of.name().replace('_', " ")
             ),
         };
