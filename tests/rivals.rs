@@ -254,7 +254,7 @@ fn filters_of_changing_users_by_enumeration_of_paths() {
                 for user in &users {
                     let w = w * step(&path[path.len() - 1], user);
                     if w > 0.0 {
-                        longer.push(([path.as_slice(), &[user.clone()]].concat(), w));
+                        longer.push(([path.as_slice(), std::slice::from_ref(user)].concat(), w));
                     }
                 }
             }
