@@ -9,9 +9,10 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::error::usage;
+use crate::error::{usage, with_nearest_key};
 use crate::eval::EvalConfig;
 use crate::model::lora::LoraConfig;
+use crate::ops::weight::Storage;
 use crate::teacher::{SplitConfig, TeacherConfig};
 use crate::tokens::TokensConfig;
 use crate::train::config::{LossConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
@@ -86,6 +87,9 @@ pub struct ModelTable {
     /// `auto` (f32 on the CPU, bf16 on GPUs), `f32` or `bf16`.
     #[serde(default = "auto")]
     pub dtype: String,
+    /// How the linears' frozen weights are kept: `none` (in the dtype of computation), `bf16`, `q8_0` or `q4_k`.
+    #[serde(default = "none", skip_serializing_if = "is_none")]
+    pub quantization: String,
     /// Whether the weights are the snapshot's, or drawn at random to train a small model from the start.
     #[serde(default)]
     pub init: Init,
@@ -118,6 +122,35 @@ pub struct DataTable {
 
 fn default_dir() -> PathBuf {
     "runs".into()
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn is_none(quantization: &str) -> bool {
+    quantization == "none"
+}
+
+impl ModelTable {
+    /// How the linears' frozen weights are kept.
+    ///
+    /// # Errors
+    /// For an unknown name.
+    pub fn storage(&self) -> Result<Storage> {
+        storage(&self.quantization)
+    }
+}
+
+/// The storage of that name.
+///
+/// # Errors
+/// For an unknown name.
+pub fn storage(name: &str) -> Result<Storage> {
+    Storage::parse(name).ok_or_else(|| {
+        let known = Storage::NAMES.map(|(name, _)| name).join(", ");
+        usage(format!("unknown quantization {name:?}: there are {known}"))
+    })
 }
 
 fn auto() -> String {
@@ -260,19 +293,6 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     }
     at.insert(last.to_string(), value);
     Ok(())
-}
-
-/// Adds "did you mean" to serde's message about an unknown field or variant.
-fn with_nearest_key(message: &str) -> String {
-    let message = message.trim_end();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.contains("unknown field") || message.contains("unknown variant");
-    let (true, Some(given)) = (unknown, quoted.next()) else { return message.to_string() };
-    let nearest = quoted.min_by_key(|known| strsim::damerau_levenshtein(given, known));
-    match nearest {
-        Some(known) => format!("{message}\ndid you mean `{known}`?"),
-        None => message.to_string(),
-    }
 }
 
 #[cfg(test)]

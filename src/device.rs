@@ -94,6 +94,19 @@ pub fn memory(device: &Device) -> Option<u64> {
     }
 }
 
+/// The memory that is there for this process (CPU) or on the device (CUDA), in bytes, where known.
+pub fn available_memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => {
+            let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+            Some(kilobytes * 1024)
+        }
+        _ => None,
+    }
+}
+
 fn page_size() -> Option<u64> {
     #[cfg(unix)]
     {

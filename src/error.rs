@@ -19,3 +19,16 @@ impl std::error::Error for UsageError {}
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
 }
+
+/// Adds "did you mean" to serde's message about an unknown field or variant.
+pub(crate) fn with_nearest_key(message: &str) -> String {
+    let message = message.trim_end();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.contains("unknown field") || message.contains("unknown variant");
+    let (true, Some(given)) = (unknown, quoted.next()) else { return message.to_string() };
+    let nearest = quoted.min_by_key(|known| strsim::damerau_levenshtein(given, known));
+    match nearest {
+        Some(known) => format!("{message}\ndid you mean `{known}`?"),
+        None => message.to_string(),
+    }
+}

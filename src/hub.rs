@@ -40,6 +40,8 @@ pub struct Snapshot {
 /// Which files are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
+    /// Config alone.
+    Config,
     /// Config and tokenizer.
     Tokenizer,
     /// Config and weights.
@@ -48,16 +50,28 @@ pub enum Files {
     All,
 }
 
+impl Files {
+    fn has_tokenizer(self) -> bool {
+        matches!(self, Self::Tokenizer | Self::All)
+    }
+
+    fn has_weights(self) -> bool {
+        matches!(self, Self::Weights | Self::All)
+    }
+}
+
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// Downloaded where the model has them.
-const SMALL_FILES: [&str; 6] = [
+const SMALL_FILES: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
 ];
 
 /// Finds the files of `source`: a folder, or a hub id such as `org/name` or `org/name@revision`.
@@ -97,11 +111,11 @@ pub fn resolve(
 
 /// Checks that a folder has what is needed, every shard included.
 fn require(folder: &Path, files: Files) -> Result<()> {
-    let tokenizer = (files != Files::Weights).then_some("tokenizer.json");
+    let tokenizer = files.has_tokenizer().then_some("tokenizer.json");
     for name in std::iter::once("config.json").chain(tokenizer) {
         ensure!(folder.join(name).is_file(), "{} has no {name}", folder.display());
     }
-    if files == Files::Tokenizer || folder.join(WEIGHTS).is_file() {
+    if !files.has_weights() || folder.join(WEIGHTS).is_file() {
         return Ok(());
     }
     let index = folder.join(WEIGHTS_INDEX);
@@ -207,9 +221,9 @@ impl HubModel {
         for name in SMALL_FILES.into_iter().filter(|name| has(name)) {
             repo.get(name).map_err(explain)?;
         }
-        if files != Files::Tokenizer && has(WEIGHTS) {
+        if files.has_weights() && has(WEIGHTS) {
             repo.get(WEIGHTS).map_err(explain)?;
-        } else if files != Files::Tokenizer && has(WEIGHTS_INDEX) {
+        } else if files.has_weights() && has(WEIGHTS_INDEX) {
             for shard in shards(&repo.get(WEIGHTS_INDEX).map_err(explain)?)? {
                 repo.get(&shard).map_err(explain)?;
             }

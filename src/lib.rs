@@ -18,8 +18,8 @@
 //! 5. The decoder of [`model`] computes hidden states of the run; only the answers' rows go through the output head.
 //! 6. [`ops`] has each operation with its analytic backward. [`train`] sums loss and gradients over a step's
 //!    micro-batches, divides once, and lets AdamW move the adapter.
-//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`export`] writes what
-//!    other programs load.
+//! 7. [`eval`] measures the model's predictions against truth and teacher with [`metrics`]; [`report`] makes a page of
+//!    it, and [`export`] writes what other programs load.
 //!
 //! # Invariants
 //!
@@ -38,7 +38,7 @@
 //!
 //! | part | what it holds |
 //! |---|---|
-//! | [`world`] | flights, personality |
+//! | [`world`] | flights, hotels, personality, shop, flights from traits, and worlds declared in a file |
 //! | [`teacher`] | posterior, rival teachers, choice of evidence, decision rules, splits, writing of episodes |
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
@@ -46,7 +46,8 @@
 //! | [`model`] | configs, weights, decoder, LoRA, PEFT's adapter format |
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
-//! | [`export`] | adapter folders for other programs |
+//! | [`export`] | adapters and merged models for other programs: PEFT, safetensors, GGUF, MLX; model cards |
+//! | [`report`] | a page and plots of a run |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |
 
@@ -62,6 +63,7 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod teacher;
 pub mod tokens;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bayesteach::model::config::ModelConfig;
-use bayesteach::model::decoder::{Decoder, Keep, Tokens};
+use bayesteach::model::decoder::{Decoder, Keep, Past, Tokens};
 use bayesteach::model::gradients::{Gradients, Trainable};
 use bayesteach::model::{peft, tensors};
 use bayesteach::ops::kl::Targets;
@@ -157,6 +157,66 @@ fn check_logits(reference: &Reference, key: &str, tolerance: f64, name: &str) {
         let ours = logits.narrow(0, b[0] as usize, (b[1] - b[0]) as usize).unwrap();
         let difference = max_difference(&ours, &reference.tensors[&format!("{key}_{i}")]);
         assert!(difference < tolerance, "{name} {key}_{i}: {difference:e}");
+    }
+}
+
+/// A sequence in pieces, each going on from the keys and values of those before, and two continuations of one past
+/// side by side, against the reference's logits of the whole sequence.
+#[test]
+fn going_on_from_a_past_is_the_whole() {
+    for name in FAMILIES {
+        let reference = Reference::load(name, DType::F64).with_adapter();
+        let flat = reference.flat(false);
+        let (first, last) = (flat.boundaries[0] as usize, flat.boundaries[1] as usize);
+        let ids = &flat.input_ids[first..last];
+        let want = &reference.tensors["adapter_logits_0"];
+        let model = &reference.model;
+        let positions: Vec<u32> = (0..ids.len() as u32).collect();
+        let check = |hidden: &Tensor, rows: std::ops::Range<usize>, what: &str| {
+            let ours = model.logits(hidden).unwrap();
+            let difference = max_difference(&ours, &want.narrow(0, rows.start, rows.len()).unwrap());
+            assert!(difference < tolerances(DType::F64).0, "{name}, {what} {rows:?}: {difference:e}");
+        };
+
+        let half = ids.len() / 2;
+        let mut past: Option<Past> = None;
+        let mut at = 0;
+        for size in [half, 1, 1, ids.len() - half - 2] {
+            let rows = at..at + size;
+            let boundaries = [0, size as u32];
+            let tokens = Tokens {
+                input_ids: &ids[rows.clone()],
+                positions: &positions[rows.clone()],
+                boundaries: &boundaries,
+            };
+            let run = model.run(tokens, None).unwrap();
+            let run = match &past {
+                Some(past) => run.after(past),
+                None => run,
+            };
+            let (hidden, tape) = model.forward(&run, Keep::KeysValues).unwrap();
+            check(&hidden, rows.clone(), "a piece");
+            drop(run);
+            past = Some(tape.into_past().unwrap());
+            at = rows.end;
+            assert_eq!(past.as_ref().unwrap().len(), at);
+        }
+
+        // Forget the second half and go on twice at once; only the last rows are asked for.
+        let mut past = past.unwrap();
+        past.truncate(half).unwrap();
+        let rest = ids.len() - half;
+        let twice = [&ids[half..], &ids[half..ids.len() - 1]].concat();
+        let positions_twice = [&positions[half..], &positions[half..ids.len() - 1]].concat();
+        let boundaries = [0, rest as u32, (2 * rest - 1) as u32];
+        let tokens = Tokens { input_ids: &twice, positions: &positions_twice, boundaries: &boundaries };
+        let asked = [rest as u32 - 1, (2 * rest - 2) as u32];
+        let run = model.run(tokens, None).unwrap().only(&asked).after(&past);
+        let (hidden, _) = model.forward(&run, Keep::Nothing).unwrap();
+        check(&hidden.narrow(0, 0, 1).unwrap(), ids.len() - 1..ids.len(), "the first tail");
+        check(&hidden.narrow(0, 1, 1).unwrap(), ids.len() - 2..ids.len() - 1, "the second tail");
+        assert!(model.forward(&run, Keep::Everything).is_err());
+        assert!(model.forward(&run, Keep::KeysValues).is_err());
     }
 }
 

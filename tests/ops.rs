@@ -281,6 +281,95 @@ fn linear_adds_to_the_gradient_it_is_given() {
     }
 }
 
+/// Layers that share an input, with and without adapters of different ranks, give what each gives alone. The depth
+/// is such that gradients of adapters are summed in parts.
+#[test]
+#[allow(clippy::type_complexity, reason = "a layer's tensors, once")]
+fn linears_that_share_an_input_do_what_each_does_alone() {
+    for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+        for dropped in [false, true] {
+            let mut s = rng::stream(3, "linear/shared", 0);
+            let (n, d_in) = (1300, 24);
+            let x = random(&mut s, &[n, d_in]).to_dtype(dtype).unwrap();
+            let cases = [(30, Some(3)), (16, None), (50, Some(8)), (7, Some(1))];
+            let tensors: Vec<(Tensor, Option<(Tensor, Tensor)>, Tensor)> = cases
+                .iter()
+                .map(|&(d_out, r)| {
+                    let mut draw = |shape: &[usize]| random(&mut s, shape).to_dtype(dtype).unwrap();
+                    let lora = r.map(|r| (draw(&[r, d_in]), draw(&[d_out, r])));
+                    (draw(&[d_out, d_in]), lora, draw(&[n, d_out]))
+                })
+                .collect();
+            let mask = dropout(0.3, &[9]).mask("m", &[0, n as u32], d_in, dtype, &Device::Cpu).unwrap();
+            let layers: Vec<(linear::Layer, &Tensor)> = tensors
+                .iter()
+                .map(|(weight, lora, dy)| {
+                    let lora = lora.as_ref().map(|(a, b)| {
+                        // Not every adapter has dropout.
+                        let mask = (dropped && a.dim(0).unwrap() > 1).then_some(&mask);
+                        Lora { a, b, scale: LORA_SCALE, mask }
+                    });
+                    (linear::Layer { weight, bias: None, lora }, dy)
+                })
+                .collect();
+            let alone: Vec<linear::Layer> = layers.iter().map(|(layer, _)| *layer).collect();
+            let together = linear::forward_all(&x, &alone).unwrap();
+            let mut dx = None;
+            let grads = linear::backward_all(&x, &layers, Some(&mut dx)).unwrap();
+            let mut sum = x.zeros_like().unwrap();
+            for (((layer, dy), y), grad) in layers.iter().zip(&together).zip(&grads) {
+                let composed = linear::composed(&x, layer.weight, None, layer.lora).unwrap();
+                close("y", y, &composed, tolerance);
+                let Some(lora) = layer.lora else {
+                    assert!(grad.is_none());
+                    sum = (sum + dy.matmul(layer.weight).unwrap()).unwrap();
+                    continue;
+                };
+                let want = vjp(&[&x, lora.a, lora.b], dy, |t| {
+                    linear::composed(&t[0], layer.weight, None, Some(Lora { a: &t[1], b: &t[2], ..lora }))
+                })
+                .unwrap();
+                sum = (sum + &want[0]).unwrap();
+                let grad = grad.as_ref().unwrap();
+                close("dA", &grad.a, &want[1], tolerance);
+                close("dB", &grad.b, &want[2], tolerance);
+            }
+            close("dx", &dx.unwrap(), &sum, tolerance);
+        }
+    }
+}
+
+// AdamW
+
+#[test]
+fn adamw_is_the_composed_update() {
+    use bayesteach::ops::adamw::{self, Moments, Step};
+    for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-6)] {
+        let mut s = rng::stream(4, "adamw", 0);
+        let mut draw = |shape: &[usize]| random(&mut s, shape).to_dtype(dtype).unwrap();
+        for shape in [[1, 1], [300, 200], [7, 5]] {
+            let second = draw(&shape).sqr().unwrap();
+            let old = Moments { parameter: draw(&shape), first: draw(&shape), second };
+            let gradient = draw(&shape);
+            for number in [1, 2, 1000] {
+                let step =
+                    Step { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, number, factor: 0.7 };
+                let (new, want) = (
+                    adamw::update(&old, &gradient, &step).unwrap(),
+                    adamw::composed(&old, &gradient, &step).unwrap(),
+                );
+                close("parameter", &new.parameter, &want.parameter, tolerance);
+                close("first", &new.first, &want.first, tolerance);
+                close("second", &new.second, &want.second, tolerance);
+            }
+        }
+        let old = Moments { parameter: draw(&[2, 3]), first: draw(&[2, 3]), second: draw(&[2, 3]) };
+        let step = Step { lr: 0.1, betas: [0.9, 0.9], eps: 0.0, weight_decay: 0.0, number: 1, factor: 1.0 };
+        let other = draw(&[3, 2]);
+        refuse! { "a gradient of another shape" => adamw::update(&old, &other, &step) }
+    }
+}
+
 #[test]
 fn linear_refuses_what_does_not_fit() {
     let (x, w, dy) = (zeros(&[3, 5]), zeros(&[4, 5]), zeros(&[3, 4]));

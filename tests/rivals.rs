@@ -158,14 +158,17 @@ impl SmallWorld {
 
 fn question(factor: usize, rows: &[Vec<f64>]) -> Question {
     let options = rows[0].len();
+    of_likelihood(factor, Likelihood::from_log_probs(options, rows.concat().iter().map(|p| p.ln()).collect()))
+}
+
+fn of_likelihood(factor: usize, likelihood: Likelihood) -> Question {
+    let likelihood = Arc::new(likelihood);
     Question {
         text: String::new(),
-        labels: (0..options).map(|i| i.to_string()).collect(),
+        labels: (0..likelihood.options()).map(|i| i.to_string()).collect(),
         factor,
-        likelihood: Arc::new(Likelihood::from_log_probs(
-            options,
-            rows.concat().iter().map(|p| p.ln()).collect(),
-        )),
+        behaviour: Arc::clone(&likelihood),
+        likelihood,
         reward: Reward::Nearness,
     }
 }
@@ -338,8 +341,7 @@ fn random_level(feature: usize, draws: &mut Stream) -> i64 {
 
 fn flight_question(users: &[[i64; 4]], options: &[[i64; 4]]) -> Question {
     let choices = users.iter().map(|user| flight_choice(user, options) as u8).collect();
-    let rows = vec![vec![1.0; 3]];
-    Question { likelihood: Arc::new(Likelihood::Choice { options: 3, choices }), ..question(0, &rows) }
+    of_likelihood(0, Likelihood::Choice { options: 3, choices })
 }
 
 /// teaching.md, A.9: the expected gain of a random set is 1.07 nats on average, .69 to 1.10 over 5,000; of sets that

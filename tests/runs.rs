@@ -684,7 +684,7 @@ fn ragged(vocabulary: usize) -> Vec<Sequence> {
         let targets: Vec<SoftTarget> = targets.collect();
         let format_positions =
             (0..length as u32 - 1).step_by(3).filter(|p| targets.iter().all(|t| t.position != *p)).collect();
-        Sequence { id: format!("ragged-{i}"), input_ids, targets, format_positions }
+        Sequence { id: format!("ragged-{i}"), user: String::new(), input_ids, targets, format_positions }
     };
     let sequences: Vec<Sequence> = lengths.iter().zip(&answers).enumerate().map(sequence).collect();
     sequences.iter().for_each(|s| s.validate(Some(vocabulary)).unwrap());

@@ -220,8 +220,8 @@ fn personality_as_published() {
 
 #[test]
 fn the_teacher_is_calibrated() {
-    for world_name in [WorldName::Flights, WorldName::Personality] {
-        let config = TeacherConfig::new(world_name);
+    for world_name in [WorldName::Flights, WorldName::Hotels, WorldName::Personality] {
+        let config = TeacherConfig::new(world_name.clone());
         let world = config.build_world().unwrap();
         let mut calibration = Calibration::default();
         for user in 0..world.users() {
@@ -418,12 +418,12 @@ fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn threads_change_nothing_and_the_seed_everything() {
-    for world in [WorldName::Flights, WorldName::Personality] {
+    for world in [WorldName::Flights, WorldName::Hotels, WorldName::Personality] {
         let config = TeacherConfig {
             users: Some(400),
             episodes_per_user: 2,
             rounds: Some(6),
-            ..TeacherConfig::new(world)
+            ..TeacherConfig::new(world.clone())
         };
         let with = |threads: usize, seed: u64| {
             let dir = temporary();

@@ -9,12 +9,15 @@ use serde::Serialize;
 
 use super::model::ComputeArgs;
 use super::{Done, print};
+use crate::config::storage;
 use crate::device;
 use crate::error::usage;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
+use crate::model::loading::Weights;
 use crate::model::lora::{Adapter, LoraConfig};
+use crate::model::memory::{self, Work};
 use crate::model::shapes;
 use crate::ops::linear;
 use crate::rng;
@@ -83,7 +86,11 @@ struct Report {
     matmul_flops_per_second: f64,
     parameters: usize,
     trained_parameters: usize,
+    /// How the linears' weights are kept.
+    quantization: String,
     weights_bytes: u64,
+    /// What `plan` says of the weights, the adapter and the activations.
+    planned_memory_bytes: u64,
     /// The most memory held, of the process on the CPU and of the device on CUDA.
     peak_memory_bytes: Option<u64>,
     /// The same before the first step, with the weights loaded.
@@ -109,7 +116,9 @@ pub(super) fn command(args: &BenchArgs) -> Result<Done> {
 
 fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Report> {
     let matmul_flops_per_second = matmul_rate(args.seq * args.batch, config, dtype, device)?;
-    let mut decoder = Decoder::random(config, 0, dtype, device)?;
+    let storage = storage(&args.compute.quantization)?;
+    let weights = Weights::random(0, config, dtype, device).stored_as(storage);
+    let mut decoder = Decoder::new(&weights, config)?;
     let lora = LoraConfig { r: 8, alpha: 16.0, ..LoraConfig::default() };
     let mut adapter = Adapter::new(&lora, config, 0, device)?;
     let mut parameters = adapter.tensors();
@@ -145,6 +154,15 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
     }
     let step_seconds = median(&mut seconds).unwrap_or(f64::NAN);
     let flops_per_step = flops(args, config);
+    let planned = memory::plan(&Work {
+        model: config,
+        dtype,
+        storage,
+        lora: Some(&lora),
+        tokens: args.seq * args.batch,
+        answers: args.answers * args.batch,
+        keep: settings.keep,
+    });
     Ok(Report {
         shape: args.shape.clone(),
         device: device::name(device),
@@ -162,7 +180,9 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
         matmul_flops_per_second,
         parameters: config.parameter_count(),
         trained_parameters: parameters.values().map(Tensor::elem_count).sum(),
-        weights_bytes: (config.parameter_count() * dtype.size_in_bytes()) as u64,
+        quantization: args.compute.quantization.clone(),
+        weights_bytes: planned.weights as u64,
+        planned_memory_bytes: planned.total() as u64,
         peak_memory_bytes: device::peak_memory_of(device),
         memory_before_bytes,
     })
@@ -185,6 +205,7 @@ fn sequences(args: &BenchArgs, vocabulary: usize) -> Vec<Sequence> {
         };
         Sequence {
             id: index.to_string(),
+            user: String::new(),
             input_ids: (0..args.seq).map(|_| draws.below(vocabulary) as u32).collect(),
             targets: (0..args.answers).map(target).collect(),
             format_positions: Vec::new(),

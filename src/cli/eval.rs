@@ -1,114 +1,181 @@
 //! `bayesteach eval`, and the measuring stages of other commands.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result};
 
 use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
 use super::progress::Progress;
 use super::table::{self, Column};
 use super::{Context, Done, note, print};
+use crate::config::storage;
 use crate::eval::predictions;
 use crate::files;
 use crate::hub::Files;
-use crate::metrics::{Measures, Prediction, summarise, summarise_teacher};
+use crate::metrics::{EvalFile, Model, PredictedEpisode, Prediction};
 use crate::model::decoder::Decoder;
-use crate::tokens::{EncodedSet, Sequence, TokensConfig, read_lines};
-
-/// `eval.json`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct EvalFile {
-    pub format_version: u32,
-    pub episodes: usize,
-    pub answers: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub baseline: Option<Measures>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fine_tuned: Option<Measures>,
-    pub teacher: Measures,
-    /// What was measured on, so that a stage whose output is there can be skipped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inputs: Option<String>,
-    /// Which adapter was measured, likewise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-}
-
-impl EvalFile {
-    /// The models measured, as columns of the table.
-    pub(super) fn columns(&self) -> Vec<Column<'_>> {
-        let models = [("baseline", self.baseline.as_ref()), ("fine-tuned", self.fine_tuned.as_ref())];
-        let measured =
-            models.into_iter().filter_map(|(title, m)| m.map(|measures| Column { title, measures }));
-        measured.chain([Column { title: "teacher", measures: &self.teacher }]).collect()
-    }
-
-    /// Prints the tables.
-    pub(super) fn print(&self) {
-        print(&format!("\n{} answers in {} episodes\n", self.teacher.answers, self.episodes));
-        print(&table::overall(&self.columns()));
-        print("\nby the number of earlier answers that bear on the answer\n");
-        print(&table::by_observations(&self.columns()));
-        let beliefs: Vec<Column> = (self.columns().iter())
-            .filter_map(|c| Some(Column { title: c.title, measures: c.measures.beliefs.as_deref()? }))
-            .collect();
-        if let Some(first) = beliefs.first() {
-            print(&format!(
-                "\n{} reported beliefs, which are in none of the measures above\n",
-                first.measures.answers
-            ));
-            print(&table::overall(&beliefs));
-            print("");
-            print(&table::by_belief(&beliefs));
-        }
-    }
-}
+use crate::tokens::{EncodedSet, Line, Pipeline, Sequence, TokensConfig, read_lines};
 
 /// Tokens that go through the model at a time while measuring.
 const TOKENS_AT_ONCE: usize = 8192;
+
+/// Where the results go, besides standard output.
+pub(super) struct Outputs {
+    /// The measures.
+    pub measures: Option<PathBuf>,
+    /// Every prediction.
+    pub predictions: Option<PathBuf>,
+}
 
 pub(super) fn command(
     model: &ModelArgs,
     adapter: Option<&Path>,
     episodes: &Path,
-    out: Option<&Path>,
+    outputs: &Outputs,
     compute: &ComputeArgs,
     context: &Context,
 ) -> Result<Done> {
-    out.map_or(Ok(()), files::check_writable)?;
+    for out in [&outputs.measures, &outputs.predictions].into_iter().flatten() {
+        files::check_writable(out)?;
+    }
     let source = Source::find(&model.source, None, Files::All, context)?;
     let lines = read_lines(episodes)?;
     let tokens = match adapter {
         Some(dir) => tokens_of(&adapter_folder(dir))?,
         None => TokensConfig::default(),
     };
-    let encoded = source.pipeline(&tokens)?.encode_all(&lines)?;
-    tell_dropped(&encoded);
+    let test = TestSet::encode(&source.pipeline(&tokens)?, lines, episodes)?;
     let (device, dtype) = compute.open("auto", "auto")?;
-    let mut decoder = source.load(dtype, &device)?;
+    let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
     if let Some(dir) = adapter {
         decoder.set_adapter(Some(&source.adapter(dir)?))?;
     }
-    let predictions = measure("eval", &decoder, &encoded.sequences)?;
-    let measures = summarise(&predictions)?;
-    let (baseline, fine_tuned) =
-        if adapter.is_some() { (None, Some(measures)) } else { (Some(measures), None) };
-    let file = EvalFile {
-        format_version: 1,
-        episodes: encoded.sequences.len(),
-        answers: predictions.len(),
-        baseline,
-        fine_tuned,
-        teacher: summarise_teacher(&predictions)?,
-        inputs: None,
-        adapter: None,
-    };
-    file.print();
-    if let Some(out) = out {
+    let which = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
+    let predictions = measure("eval", &decoder, &test.sequences)?;
+    let file = test.measured(which, &predictions)?;
+    print_tables(&file);
+    if let Some(out) = &outputs.predictions {
+        let all: Vec<usize> = (0..test.lines.len()).collect();
+        write_predicted(out, &test.predicted(&all, which, &predictions))?;
+    }
+    if let Some(out) = &outputs.measures {
         files::write_json(out, &file)?;
     }
     Ok(Done::Finished)
+}
+
+/// The models measured, as columns of the tables.
+pub(super) fn columns(file: &EvalFile) -> Vec<Column<'_>> {
+    let models = [("baseline", file.baseline.as_ref()), ("fine-tuned", file.fine_tuned.as_ref())];
+    let measured = models.into_iter().filter_map(|(title, m)| m.map(|measures| Column { title, measures }));
+    measured.chain([Column { title: "teacher", measures: &file.teacher }]).collect()
+}
+
+/// Prints the tables.
+pub(super) fn print_tables(file: &EvalFile) {
+    let columns = columns(file);
+    print(&format!("\n{} answers in {} episodes\n", file.teacher.answers, file.episodes));
+    print(&table::overall(&columns));
+    print("\nby the number of earlier answers that bear on the answer\n");
+    print(&table::by_observations(&columns));
+    let beliefs = of_beliefs(&columns);
+    if let Some(first) = beliefs.first() {
+        let reports = first.measures.answers;
+        print(&format!("\n{reports} reported beliefs, which are in none of the measures above\n"));
+        print(&table::overall(&beliefs));
+        print("");
+        print(&table::by_belief(&beliefs));
+    }
+}
+
+/// The same columns for the reported beliefs alone; none where there are no reports.
+pub(super) fn of_beliefs<'a>(columns: &[Column<'a>]) -> Vec<Column<'a>> {
+    let of = |c: &Column<'a>| Some(Column { title: c.title, measures: c.measures.beliefs.as_deref()? });
+    columns.iter().filter_map(of).collect()
+}
+
+/// Episodes to measure on, as they are and as the model sees them.
+pub(super) struct TestSet {
+    lines: Vec<Line>,
+    pub sequences: Vec<Sequence>,
+}
+
+impl TestSet {
+    /// Encodes episodes, and says how many were dropped.
+    pub(super) fn encode(pipeline: &Pipeline, lines: Vec<Line>, file: &Path) -> Result<Self> {
+        let encoded = pipeline.encode_all(&lines).with_context(|| file.display().to_string())?;
+        tell_dropped(&encoded);
+        // Sequences are in the order of the lines, without the dropped ones.
+        let mut kept = encoded.sequences.iter().map(|sequence| sequence.id.as_str()).peekable();
+        let is_kept = |line: &Line| kept.next_if(|id| *id == line.id()).is_some();
+        Ok(Self { lines: lines.into_iter().filter(is_kept).collect(), sequences: encoded.sequences })
+    }
+
+    /// The measures of a model's predictions of all answers.
+    pub(super) fn measured(&self, model: Model, predictions: &[Prediction]) -> Result<EvalFile> {
+        let file = EvalFile::new(model, self.sequences.len(), predictions)?;
+        Ok(EvalFile { options: self.options(), episodes_fingerprint: Some(self.fingerprint()?), ..file })
+    }
+
+    /// Some of the episodes with the predictions of their answers. What was tokenised elsewhere has no text to show.
+    pub(super) fn predicted(
+        &self,
+        chosen: &[usize],
+        model: Model,
+        predictions: &[Prediction],
+    ) -> Vec<PredictedEpisode> {
+        let answers = |s: &Sequence| s.targets.iter().filter(|target| target.weight > 0.0).count();
+        let mut first = 0;
+        let mut ranges = Vec::with_capacity(self.sequences.len());
+        for sequence in &self.sequences {
+            ranges.push(first..first + answers(sequence));
+            first += answers(sequence);
+        }
+        let of = |&i: &usize| match &self.lines[i] {
+            Line::Episode(episode) => {
+                Some(PredictedEpisode::new(episode, model, &predictions[ranges[i].clone()]))
+            }
+            Line::Tokenised(_) => None,
+        };
+        chosen.iter().filter_map(of).collect()
+    }
+
+    /// The option labels, if all answers but reports of beliefs have the same ones.
+    fn options(&self) -> Option<Vec<String>> {
+        let mut common: Option<&Vec<String>> = None;
+        for line in &self.lines {
+            let Line::Episode(episode) = line else { return None };
+            for (answer, _) in episode.answers().filter(|(answer, _)| answer.belief.is_none()) {
+                if *common.get_or_insert(&answer.options) != &answer.options {
+                    return None;
+                }
+            }
+        }
+        common.cloned()
+    }
+
+    /// Of the episodes themselves, whatever the model and its tokens.
+    fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for line in &self.lines {
+            match line {
+                Line::Episode(episode) => hasher.update(&serde_json::to_vec(episode)?),
+                Line::Tokenised(sequence) => hasher.update(format!("{sequence:?}").as_bytes()),
+            };
+            hasher.update(b"\n");
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Writes episodes with predictions, one a line.
+pub(super) fn write_predicted(path: &Path, episodes: &[PredictedEpisode]) -> Result<()> {
+    let mut text = Vec::new();
+    for episode in episodes {
+        serde_json::to_writer(&mut text, episode)?;
+        text.push(b'\n');
+    }
+    files::write(path, &text)
 }
 
 /// A model's predictions, with a progress bar.

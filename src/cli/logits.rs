@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::model::{ComputeArgs, ModelArgs, Source};
 use super::{Context, Done};
+use crate::config::storage;
 use crate::episode;
 use crate::files;
 use crate::hub::Files;
@@ -46,7 +47,7 @@ pub(super) fn command(
     })?;
     ensure!(!lines.is_empty(), "{}: no lines in it", input.display());
     let (device, dtype) = compute.open("cpu", "f32")?;
-    let mut decoder = source.load(dtype, &device)?;
+    let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
     if let Some(dir) = adapter {
         decoder.set_adapter(Some(&source.adapter(dir)?))?;
     }

@@ -1,6 +1,9 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod bench;
+mod card;
+mod chat;
+mod compare;
 mod environment;
 mod eval;
 mod export;
@@ -8,7 +11,9 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod plan;
 mod progress;
+mod report;
 mod run;
 mod table;
 mod teach;
@@ -35,7 +40,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// All stages of a config: teach, measure the base, train, measure again, export
+    /// All stages of a config: teach, measure the base, train, measure again, export, report
     Run {
         /// The config file
         config: PathBuf,
@@ -100,24 +105,38 @@ enum Command {
         /// Write the measures as JSON
         #[arg(long, value_name = "FILE.json")]
         out: Option<PathBuf>,
+        /// Write every episode with the predictions of its answers as JSON Lines
+        #[arg(long, value_name = "FILE.jsonl")]
+        predictions: Option<PathBuf>,
         #[command(flatten)]
         compute: model::ComputeArgs,
     },
+    /// Tell what training takes, without loading weights: parameters, memory by part, tokens, steps
+    Plan {
+        /// The config file
+        config: PathBuf,
+        #[command(flatten)]
+        set: Settings,
+    },
+    /// Talk to a model, with or without an adapter
+    Chat(chat::ChatArgs),
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
     /// Write what other programs load
-    Export {
-        /// A run directory, a checkpoint, or a PEFT adapter
-        source: PathBuf,
-        /// The base model, where the source does not say it
+    Export(export::ExportArgs),
+    /// Show runs side by side that were measured on the same episodes
+    Compare {
+        /// Run directories, or files that `eval --out` wrote
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Print one JSON object
         #[arg(long)]
-        model: Option<String>,
-        /// The format
-        #[arg(long, value_enum)]
-        format: export::Format,
-        /// The folder to write; it must not exist yet
-        #[arg(long)]
-        out: PathBuf,
+        json: bool,
+    },
+    /// Write report.html and plots of a run again, from the files in its directory
+    Report {
+        /// A run directory
+        run: PathBuf,
     },
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
@@ -196,13 +215,16 @@ fn execute(command: Command) -> Result<Done> {
         Command::Train { config, resume, extend, init_adapter, set } => {
             train::command(&config, train::Options { resume, extend, init_adapter }, &set.values, &context)
         }
-        Command::Eval { model, adapter, episodes, out, compute } => {
-            eval::command(&model, adapter.as_deref(), &episodes, out.as_deref(), &compute, &context)
+        Command::Eval { model, adapter, episodes, out, predictions, compute } => {
+            let outputs = eval::Outputs { measures: out, predictions };
+            eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
         }
-        Command::Export { source, model, format, out } => {
-            export::command(&source, model.as_deref(), format, &out, &context)
-        }
+        Command::Plan { config, set } => plan::command(&config, &set.values, &context),
+        Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
+        Command::Report { run } => report::command(&run),
+        Command::Compare { runs, json } => compare::command(&runs, json),
+        Command::Export(args) => export::command(&args, &context),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -12,8 +12,10 @@ use crate::device;
 use crate::hub::{self, Files, Snapshot};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
+use crate::model::loading::Weights;
 use crate::model::lora::Adapter;
 use crate::model::peft;
+use crate::ops::weight::Storage;
 use crate::tokens::{ModelLimits, Pipeline, TemplateChoice, TokensConfig};
 
 #[derive(Args)]
@@ -31,6 +33,9 @@ pub(super) struct ComputeArgs {
     /// auto (f32 on the CPU, bf16 on GPUs), f32 or bf16
     #[arg(long)]
     pub dtype: Option<String>,
+    /// How the linears' weights are kept: none (as --dtype), bf16, q8_0 or q4_k
+    #[arg(long, default_value = "none")]
+    pub quantization: String,
 }
 
 impl ComputeArgs {
@@ -72,8 +77,9 @@ impl Source {
         Pipeline::load(self.dir(), tokens, limits)
     }
 
-    pub(super) fn load(&self, dtype: DType, device: &Device) -> Result<Decoder> {
-        Decoder::load(self.dir(), &self.config, dtype, device)
+    pub(super) fn load(&self, dtype: DType, storage: Storage, device: &Device) -> Result<Decoder> {
+        Weights::open(self.dir(), &self.config, dtype, device)
+            .and_then(|weights| Decoder::new(&weights.stored_as(storage), &self.config))
             .with_context(|| format!("cannot load {}", self.snapshot.name))
     }
 

@@ -45,6 +45,12 @@ impl Progress {
         }
     }
 
+    /// [`Self::at`] where the total is known only now.
+    pub(super) fn of(&self, done: u64, total: u64, message: &str) {
+        self.bar.set_length(total);
+        self.at(done, message);
+    }
+
     /// A line above the bar.
     pub(super) fn line(&self, text: &str) {
         self.bar.suspend(|| super::note(text));

@@ -3,21 +3,19 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::eval::{EvalFile, measure};
+use super::eval::{TestSet, measure, print_tables, write_predicted};
 use super::train::{self, Job, Options};
-use super::{Context, Done, note, print, program};
+use super::{Context, Done, note, print, program, report};
 use crate::config::RunConfig;
 use crate::error::usage;
 use crate::files;
-use crate::metrics::{Measures, summarise, summarise_teacher};
+use crate::metrics::{EVAL_FILE, EvalFile, Measures, Model, PREDICTIONS_FILE, PredictedEpisode};
 use crate::model::gradients::Trainable;
-use crate::tokens::{Line, Sequence, read_lines};
+use crate::tokens::{Line, read_lines};
 use crate::train::checkpoint;
 use crate::train::trainer::Outcome;
-
-const EVAL_FILE: &str = "eval.json";
 
 pub(super) fn run(
     config: &Path,
@@ -35,14 +33,14 @@ pub(super) fn run(
     let finished = is_finished(&config)?;
     let options = Options { resume: (resume || finished).then_some(None), extend, ..Options::default() };
     let mut job = Job::prepare(config, &options, context)?;
-    let test = test_sequences(&job)?;
+    let test = test_set(&job)?;
 
-    let previous: Option<EvalFile> = files::read_json(&job.config.run_dir().join(EVAL_FILE)).ok();
+    let previous = Measured::read(&job.config.run_dir());
     let inputs = inputs(&job, &test);
-    let baseline = match previous.as_ref().filter(|p| p.inputs.as_deref() == Some(&inputs)) {
-        Some(EvalFile { baseline: Some(measures), .. }) => {
+    let base = match previous.as_ref().filter(|p| p.file.inputs.as_deref() == Some(&inputs)) {
+        Some(Measured { file: EvalFile { baseline: Some(measures), .. }, examples }) => {
             note("baseline: already measured: kept");
-            measures.clone()
+            Base { measures: measures.clone(), examples: examples.clone() }
         }
         _ => measure_base(&mut job, &test)?,
     };
@@ -56,28 +54,17 @@ pub(super) fn run(
     }
 
     let adapter = Some(train::fingerprint_of_adapter(&job.result_dir())?);
-    let is_same = |p: &EvalFile| p.inputs.as_ref() == Some(&inputs) && p.adapter == adapter;
-    let file = match previous.filter(is_same) {
-        Some(file) => {
+    let is_same = |p: &Measured| p.file.inputs.as_ref() == Some(&inputs) && p.file.adapter == adapter;
+    let measured = match previous.filter(is_same) {
+        Some(measured) => {
             note("measure: already measured: kept");
-            file
+            measured
         }
-        None => {
-            let predictions = measure("measure", &job.decoder, &test)?;
-            EvalFile {
-                format_version: 1,
-                episodes: test.len(),
-                answers: predictions.len(),
-                baseline: Some(baseline),
-                fine_tuned: Some(summarise(&predictions)?),
-                teacher: summarise_teacher(&predictions)?,
-                inputs: Some(inputs),
-                adapter,
-            }
-        }
+        None => measure_adapter(&job, &test, base, adapter)?,
     };
-    files::write_json(&job.config.run_dir().join(EVAL_FILE), &file)?;
-    file.print();
+    print_tables(&measured.file);
+    print("");
+    report::write(&job.config.run_dir())?;
     tell_next(&job);
     Ok(Done::Finished)
 }
@@ -94,8 +81,36 @@ fn is_finished(config: &RunConfig) -> Result<bool> {
     Ok(state.is_ok_and(|state| config.train.is_out_of_patience(&state)))
 }
 
+/// What was measured, as it stands in the run directory.
+struct Measured {
+    file: EvalFile,
+    examples: Vec<PredictedEpisode>,
+}
+
+impl Measured {
+    /// What an earlier start left, if it is whole.
+    fn read(run_dir: &Path) -> Option<Self> {
+        let file = EvalFile::read(&run_dir.join(EVAL_FILE)).ok()?;
+        let text = std::fs::read_to_string(run_dir.join(PREDICTIONS_FILE)).ok()?;
+        let examples = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().ok()?;
+        Some(Self { file, examples })
+    }
+
+    /// `eval.json` comes last: where it stands, both are there.
+    fn write(&self, run_dir: &Path) -> Result<()> {
+        write_predicted(&run_dir.join(PREDICTIONS_FILE), &self.examples)?;
+        files::write_json(&run_dir.join(EVAL_FILE), &self.file)
+    }
+}
+
+/// The base model's part of it.
+struct Base {
+    measures: Measures,
+    examples: Vec<PredictedEpisode>,
+}
+
 /// The episodes that training never sees: the test file's, or the validation file's where there are none.
-fn test_sequences(job: &Job) -> Result<Vec<Sequence>> {
+fn test_set(job: &Job) -> Result<TestSet> {
     let (train, validation, test) = train::episode_files(&job.config);
     let has_lines = |file: &PathBuf| train::file_has_lines(file).unwrap_or(true);
     let Some(file) = test.filter(has_lines).or(validation).filter(has_lines) else {
@@ -107,7 +122,7 @@ fn test_sequences(job: &Job) -> Result<Vec<Sequence>> {
     if job.config.data.is_some() {
         tell_overlap(&read_lines(&train)?, &lines);
     }
-    train::encode(&job.pipeline, &lines, &file)
+    TestSet::encode(&job.pipeline, lines, &file)
 }
 
 /// Says how many episodes to measure on are of users that were trained on. A teacher's own split is checked anyway.
@@ -127,30 +142,42 @@ fn tell_overlap(train: &[Line], test: &[Line]) {
 }
 
 /// What the baseline's measures are a function of.
-fn inputs(job: &Job, test: &[Sequence]) -> String {
+fn inputs(job: &Job, test: &TestSet) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(job.fingerprints.model.as_bytes());
-    hasher.update(format!("{test:?}").as_bytes());
+    hasher.update(format!("{:?}", test.sequences).as_bytes());
+    hasher.update(&job.config.eval.examples.to_le_bytes());
     hasher.finalize().to_hex().to_string()
 }
 
 /// Measures the base without an adapter, and keeps the result at once.
-fn measure_base(job: &mut Job, test: &[Sequence]) -> Result<Measures> {
+fn measure_base(job: &mut Job, test: &TestSet) -> Result<Base> {
     job.decoder.set_adapter(None)?;
-    let predictions = measure("baseline", &job.decoder, test)?;
-    let baseline = summarise(&predictions)?;
-    let file = EvalFile {
-        format_version: 1,
-        episodes: test.len(),
-        answers: predictions.len(),
-        baseline: Some(baseline.clone()),
-        fine_tuned: None,
-        teacher: summarise_teacher(&predictions)?,
-        inputs: Some(inputs(job, test)),
-        adapter: None,
-    };
-    files::write_json(&job.config.run_dir().join(EVAL_FILE), &file)?;
-    Ok(baseline)
+    let measured = measure_model(job, test, "baseline", Model::Baseline)?;
+    measured.write(&job.config.run_dir())?;
+    let measures = measured.file.baseline.context("the baseline was measured")?;
+    Ok(Base { measures, examples: measured.examples })
+}
+
+/// Measures the trained adapter, and puts the base's result beside it.
+fn measure_adapter(job: &Job, test: &TestSet, base: Base, adapter: Option<String>) -> Result<Measured> {
+    let mut measured = measure_model(job, test, "measure", Model::FineTuned)?;
+    measured.file.baseline = Some(base.measures);
+    measured.file.adapter = adapter;
+    for (episode, before) in measured.examples.iter_mut().zip(&base.examples) {
+        episode.take_baseline(before);
+    }
+    measured.write(&job.config.run_dir())?;
+    Ok(measured)
+}
+
+fn measure_model(job: &Job, test: &TestSet, title: &'static str, model: Model) -> Result<Measured> {
+    let predictions = measure(title, &job.decoder, &test.sequences)?;
+    let chosen = job.config.eval.choose_examples(test.sequences.len());
+    Ok(Measured {
+        file: EvalFile { inputs: Some(inputs(job, test)), ..test.measured(model, &predictions)? },
+        examples: test.predicted(&chosen, model, &predictions),
+    })
 }
 
 fn tell_next(job: &Job) {

@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use crate::metrics::{Measures, MeasuresAt, MeasuresOf};
+use crate::metrics::{Measure, Measures};
 
 /// A column of the table.
 pub(super) struct Column<'a> {
@@ -10,38 +10,50 @@ pub(super) struct Column<'a> {
     pub measures: &'a Measures,
 }
 
-type Measure = (&'static str, fn(&Measures) -> Option<f64>);
-type MeasureAt = (&'static str, fn(&MeasuresAt) -> Option<f64>);
+/// A row of the table of all answers.
+enum Row {
+    Mean(Measure),
+    CalibrationError,
+}
 
-const OVERALL: [Measure; 8] = [
-    ("accuracy", |m| m.accuracy),
-    ("agreement with the teacher", |m| Some(m.agreement)),
-    ("KL from the teacher (nats)", |m| Some(m.kl)),
-    ("entropy (nats)", |m| Some(m.entropy)),
-    ("mass on the top option", |m| Some(m.top_probability)),
-    ("mass on the options", |m| Some(m.option_mass)),
-    ("calibration error", |m| m.ece),
-    ("Brier score", |m| m.brier),
+const OVERALL: [Row; 10] = [
+    Row::Mean(Measure::Accuracy),
+    Row::Mean(Measure::Agreement),
+    Row::Mean(Measure::AgreementWhenClear),
+    Row::Mean(Measure::Kl),
+    Row::Mean(Measure::ExcessLogLoss),
+    Row::Mean(Measure::Entropy),
+    Row::Mean(Measure::TopProbability),
+    Row::Mean(Measure::OptionMass),
+    Row::CalibrationError,
+    Row::Mean(Measure::Brier),
 ];
 
-type MeasureOf = (&'static str, fn(&MeasuresOf) -> Option<f64>);
-
-const BY_BELIEF: [MeasureOf; 3] =
-    [("accuracy", |m| m.accuracy), ("KL", |m| Some(m.kl)), ("entropy", |m| Some(m.entropy))];
-
-const BY_OBSERVATIONS: [MeasureAt; 4] = [
-    ("accuracy", |m| m.accuracy),
-    ("KL", |m| Some(m.kl)),
-    ("entropy", |m| Some(m.entropy)),
-    ("top mass", |m| Some(m.top_probability)),
+const BY_OBSERVATIONS: [(&str, Measure); 4] = [
+    ("accuracy", Measure::Accuracy),
+    ("KL", Measure::Kl),
+    ("entropy", Measure::Entropy),
+    ("top mass", Measure::TopProbability),
 ];
 
-/// The measures overall, a row each.
+const BY_BELIEF: [(&str, Measure); 3] =
+    [("accuracy", Measure::Accuracy), ("KL", Measure::Kl), ("entropy", Measure::Entropy)];
+
+/// The measures overall, a row each, with standard errors over users.
 pub(super) fn overall(columns: &[Column]) -> String {
     let mut table = new_table(std::iter::once("").chain(columns.iter().map(|c| c.title)));
-    for (name, measure) in OVERALL {
-        let values = columns.iter().map(|c| number(measure(c.measures)));
-        table.add_row(std::iter::once(Cell::new(name)).chain(values));
+    for row in OVERALL {
+        let (title, values): (&str, Vec<Cell>) = match row {
+            Row::Mean(measure) => {
+                let cell =
+                    |c: &Column| with_error(c.measures.get(measure), c.measures.standard_error(measure));
+                (measure.title(), columns.iter().map(cell).collect())
+            }
+            Row::CalibrationError => {
+                ("calibration error", columns.iter().map(|c| number(c.measures.ece)).collect())
+            }
+        };
+        table.add_row(std::iter::once(Cell::new(title)).chain(values));
     }
     table.to_string()
 }
@@ -55,9 +67,10 @@ pub(super) fn by_observations(columns: &[Column]) -> String {
     let counts = first.measures.by_observations.iter().map(|at| integer(at.answers));
     table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
     for (name, measure) in BY_OBSERVATIONS {
-        for (i, column) in columns.iter().enumerate() {
+        let says_something = |c: &&Column| c.measures.get(measure).is_some();
+        for (i, column) in columns.iter().filter(says_something).enumerate() {
             let at = |n: &usize| column.measures.by_observations.iter().find(|m| m.observations == *n);
-            let values = numbers.iter().map(|n| number(at(n).and_then(measure)));
+            let values = numbers.iter().map(|n| number(at(n).and_then(|m| m.get(measure))));
             let name = if i == 0 { name } else { "" };
             table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
         }
@@ -73,9 +86,10 @@ pub(super) fn by_belief(columns: &[Column]) -> String {
     let counts = first.measures.by_belief.iter().map(|of| integer(of.answers));
     table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
     for (name, measure) in BY_BELIEF {
-        for (i, column) in columns.iter().enumerate() {
+        let says_something = |c: &&Column| c.measures.get(measure).is_some();
+        for (i, column) in columns.iter().filter(says_something).enumerate() {
             let of = |name: &&str| column.measures.by_belief.iter().find(|m| m.belief == *name);
-            let values = names.iter().map(|belief| number(of(belief).and_then(measure)));
+            let values = names.iter().map(|belief| number(of(belief).and_then(|m| m.get(measure))));
             let name = if i == 0 { name } else { "" };
             table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
         }
@@ -83,7 +97,7 @@ pub(super) fn by_belief(columns: &[Column]) -> String {
     table.to_string()
 }
 
-fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
+pub(super) fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(titles);
@@ -91,12 +105,24 @@ fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table {
 }
 
 fn number(value: Option<f64>) -> Cell {
-    let text = match value {
-        Some(v) if v != 0.0 && v.abs() < 0.01 => format!("{v:.4}"),
-        Some(v) => format!("{v:.3}"),
-        None => "-".to_string(),
+    Cell::new(value.map_or("-".to_string(), format_number)).set_alignment(CellAlignment::Right)
+}
+
+fn with_error(value: Option<f64>, error: Option<f64>) -> Cell {
+    let text = match (value, error) {
+        // As many digits as the value has.
+        (Some(v), Some(e)) => match format_number(v) {
+            v if v.len() > 5 && e < 1.0 => format!("{v} ± {e:.4}"),
+            v => format!("{v} ± {e:.3}"),
+        },
+        (value, _) => value.map_or("-".to_string(), format_number),
     };
     Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+/// Three digits after the point, four where the value is small.
+pub(super) fn format_number(value: f64) -> String {
+    if value != 0.0 && value.abs() < 0.01 { format!("{value:.4}") } else { format!("{value:.3}") }
 }
 
 fn integer(value: usize) -> Cell {

@@ -12,7 +12,7 @@ use super::{Done, note, print, train};
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::error::usage;
 use crate::files;
-use crate::teacher::{self, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary};
+use crate::teacher::{self, Kind, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary, WorldName};
 
 /// The folder of a teacher's episodes within a run.
 pub(super) const FOLDER: &str = "episodes";
@@ -26,6 +26,9 @@ struct Inputs {
     seed: u64,
     teacher: TeacherConfig,
     split: SplitConfig,
+    /// What the file of a declared world says, as its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    world_file: Option<String>,
 }
 
 pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Result<Done> {
@@ -48,6 +51,15 @@ pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Re
 
 /// The run's episodes: those that are there, if they are of the same inputs, else newly drawn ones.
 pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
+    let teacher = config.teacher()?;
+    let world = teacher.build_world()?;
+    if teacher.kind == Kind::Bayes && !world.has_exact_teacher() {
+        return Err(usage(format!(
+            "there is nothing to train on: no exact teacher exists for the {} world, whose episodes are for measuring a \
+             model that was trained on another world (`bayesteach teach`, then `eval`)",
+            world.name()
+        )));
+    }
     let dir = config.run_dir().join(FOLDER);
     let inputs = inputs(config)?;
     if is_there(&inputs, &dir)
@@ -67,7 +79,15 @@ fn is_there(inputs: &Inputs, dir: &Path) -> bool {
 fn inputs(config: &RunConfig) -> Result<Inputs> {
     let version = env!("CARGO_PKG_VERSION").to_string();
     let teacher = config.teacher()?.clone();
-    Ok(Inputs { version, seed: config.run.seed, teacher, split: config.split.clone() })
+    let world_file = match &teacher.world {
+        WorldName::Declared(path) => {
+            let bytes = std::fs::read(path)
+                .map_err(|e| usage(format!("cannot read the world {}: {e}", path.display())))?;
+            Some(blake3::hash(&bytes).to_hex().to_string())
+        }
+        _ => None,
+    };
+    Ok(Inputs { version, seed: config.run.seed, teacher, split: config.split.clone(), world_file })
 }
 
 fn teach(config: &RunConfig, dir: &Path) -> Result<TeacherSummary> {

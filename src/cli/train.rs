@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::model::{Source, adapter_folder};
+use super::plan::{self, Lengths, Setting};
 use super::progress::Progress;
 use super::{Context, Done, eval, note, print, program, teach};
 use crate::config::{CONFIG_FILE, Init, RunConfig};
@@ -15,11 +16,12 @@ use crate::device;
 use crate::error::usage;
 use crate::files;
 use crate::hub::Files;
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
 use crate::model::loading::weight_files;
 use crate::model::lora::Adapter;
 use crate::model::peft;
+use crate::ops::weight::Storage;
 use crate::tokens::{Line, Pipeline, Sequence, read_lines};
 use crate::train::checkpoint::{self, Trained};
 use crate::train::config::{Checkpointing, ScheduleKind};
@@ -185,7 +187,7 @@ impl Job {
         let start = starting_point(&run_dir, &source, options)?;
         fingerprints.init_adapter = init_adapter(&start, then.as_ref(), options)?;
         let decoder = match config.model()?.init {
-            Init::Pretrained => source.load(dtype, &device)?,
+            Init::Pretrained => source.load(dtype, config.model()?.storage()?, &device)?,
             Init::Random => Decoder::random(&source.config, config.run.seed, dtype, &device)?,
         };
         check_disk_space(&config, &source)?;
@@ -381,10 +383,18 @@ fn settle(
     if config.train.weights == Trainable::All && dtype != DType::F32 {
         return Err(usage("train.weights = \"all\" computes in f32: set model.dtype = \"f32\""));
     }
+    let storage = config.model()?.storage()?;
+    if storage != Storage::Dense
+        && (config.train.weights == Trainable::All || config.model()?.init == Init::Random)
+    {
+        return Err(usage(
+            "model.quantization is for a pretrained base that stays frozen under an adapter: set it to \"none\"",
+        ));
+    }
     if config.train.checkpointing == Checkpointing::Auto {
         config.train.checkpointing = match stored {
             Some(stored) => stored.train.checkpointing,
-            None => checkpointing(&config, source, data),
+            None => checkpointing(&config, source, data, &device, dtype)?,
         };
     }
     let steps_per_epoch = data.train.len().div_ceil(config.train.batch_size);
@@ -393,26 +403,46 @@ fn settle(
     Ok((config, device, dtype))
 }
 
-/// Bytes of kept activations above which `auto` recomputes blocks.
-const ACTIVATIONS_AT_MOST: usize = 4 << 30;
-
-fn checkpointing(config: &RunConfig, source: &Source, data: &Data) -> Checkpointing {
-    let model = &source.config;
-    let longest = data.train.iter().map(Sequence::len).max().unwrap_or(0);
-    let tokens = config.train.micro_batch_tokens.max(longest);
-    let heads = 2 * model.num_attention_heads + 2 * model.num_key_value_heads;
-    let per_token = 6 * model.hidden_size + heads * model.head_dim + 2 * model.intermediate_size;
-    let bytes = tokens * per_token * model.num_layers() * 4;
-    if bytes > ACTIVATIONS_AT_MOST { Checkpointing::Block } else { Checkpointing::None }
+/// Computes blocks again where keeping everything does not fit into the memory that is there.
+fn checkpointing(
+    config: &RunConfig,
+    source: &Source,
+    data: &Data,
+    device: &Device,
+    dtype: DType,
+) -> Result<Checkpointing> {
+    let setting = Setting {
+        config,
+        model: &source.config,
+        lengths: &Lengths::of(&data.train, &config.loss),
+        dtype,
+        storage: config.model()?.storage()?,
+        keep: Keep::Everything,
+    };
+    let available = device::available_memory(device);
+    if plan::fits(&setting, available) {
+        return Ok(Checkpointing::None);
+    }
+    let again = Setting { keep: Keep::BlockInputs, ..setting };
+    if !plan::fits(&again, available) {
+        note(&format!(
+            "warning: training takes about {:.2} GB, and {:.2} GB are there; `{} plan` tells which setting saves how much",
+            again.total() as f64 / 1e9,
+            available.unwrap_or(0) as f64 / 1e9,
+            program()
+        ));
+    }
+    Ok(Checkpointing::Block)
 }
 
 /// What a resumed run may change, besides the device.
-const MAY_CHANGE: [&str; 7] = [
+const MAY_CHANGE: [&str; 8] = [
     "train.max_steps",
     "train.save_every",
     "train.eval_every",
     "train.keep_last",
     "train.early_stopping_patience",
+    "eval.examples",
     "run.dir",
     "run.device",
 ];
@@ -529,6 +559,30 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
         hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Refuses a base that is not the one that the run in which `adapter` lies was trained on.
+pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source) -> Result<()> {
+    if run.model()?.init == Init::Random {
+        return Err(usage(
+            "the run's base was drawn at random (model.init = \"random\"), so there is no file of it: only the adapter \
+             itself can be exported",
+        ));
+    }
+    let full = adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
+    let Some(file) = full.ancestors().map(|dir| dir.join(RUN_FILE)).find(|file| file.is_file()) else {
+        return Ok(());
+    };
+    let then = files::read_json::<RunFile>(&file)?.fingerprints.model;
+    let now = fingerprint_of_model(base, run)?;
+    if now != then {
+        return Err(usage(format!(
+            "{} is not the model that this adapter was trained on (fingerprint {now:.12}, was {then:.12}): name that one \
+             with --model",
+            base.snapshot.name
+        )));
+    }
+    Ok(())
 }
 
 /// Of an adapter's tensors.

@@ -1,5 +1,7 @@
 //! Runs a model over episodes and hands what it predicts to `metrics`.
 
+use std::collections::HashMap;
+
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +17,13 @@ use crate::tokens::{Batch, Sequence, TargetKind, micro_batches};
 pub struct EvalConfig {
     /// How many episodes of a file are measured; 0 for all.
     pub episodes: usize,
+    /// How many of them are stored with the predictions of their answers, to be looked at in the report.
+    pub examples: usize,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { episodes: 200 }
+        Self { episodes: 200, examples: 8 }
     }
 }
 
@@ -37,6 +41,12 @@ impl EvalConfig {
         order[..self.episodes].iter().for_each(|&i| chosen[i] = true);
         all.into_iter().zip(chosen).filter_map(|(item, keep)| keep.then_some(item)).collect()
     }
+
+    /// Which of `measured` episodes are stored as examples: evenly spread, in their order.
+    pub fn choose_examples(&self, measured: usize) -> Vec<usize> {
+        let examples = self.examples.min(measured);
+        (0..examples).map(|i| i * measured / examples).collect()
+    }
 }
 
 /// The model's prediction at every answer of `sequences`, in order; `progress` gets the number of sequences done.
@@ -51,18 +61,34 @@ pub fn predictions(
 ) -> Result<Vec<Prediction>> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
     let all: Vec<usize> = (0..sequences.len()).collect();
+    let users = users(sequences);
     let mut predictions = Vec::new();
     let mut done = 0;
     for indices in micro_batches(&lengths, &all, tokens_at_once) {
         let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
-        predict(decoder, &chosen, &mut predictions)?;
+        predict(decoder, &chosen, &users, &mut predictions)?;
         done += indices.len();
         progress(done);
     }
     Ok(predictions)
 }
 
-fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Prediction>) -> Result<()> {
+/// A number for the user of each sequence; one whose user is not known counts as a user of its own.
+fn users(sequences: &[Sequence]) -> Vec<usize> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut users = Vec::with_capacity(sequences.len());
+    for (i, sequence) in sequences.iter().enumerate() {
+        users.push(if sequence.user.is_empty() { i } else { *known.entry(&sequence.user).or_insert(i) });
+    }
+    users
+}
+
+fn predict(
+    decoder: &Decoder,
+    chosen: &[(usize, &Sequence)],
+    users: &[usize],
+    out: &mut Vec<Prediction>,
+) -> Result<()> {
     let batch = Batch::new(chosen, TargetKind::default());
     let tokens =
         Tokens { input_ids: &batch.input_ids, positions: &batch.positions, boundaries: &batch.boundaries };
@@ -81,16 +107,24 @@ fn predict(decoder: &Decoder, chosen: &[(usize, &Sequence)], out: &mut Vec<Predi
     };
     let (rows, _) = decoder.answer_kl(&hidden, targets, None)?;
     let mut row = 0;
-    for (_, sequence) in chosen {
-        for (i, target) in sequence.targets.iter().filter(|t| t.weight > 0.0).enumerate() {
+    for (number, sequence) in chosen {
+        // Reports of beliefs are no rounds: nobody tells whether they were right.
+        let mut rounds = 0;
+        for (i, target) in sequence.targets.iter().enumerate() {
+            let earlier = rounds;
+            rounds += usize::from(target.belief.is_none());
+            if target.weight <= 0.0 {
+                continue;
+            }
+            let round = rounds.max(1);
             let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
             row += 1;
             let (truth, observations) =
-                target.answer.as_ref().map_or((None, i), |a| (a.truth, a.observations));
+                target.answer.as_ref().map_or((None, earlier), |a| (a.truth, a.observations));
             let prediction =
                 Prediction::new(&rows.option_log_probs[options], target.predictive(), truth, observations)
                     .with_context(|| format!("episode {:?}, answer {}", sequence.id, i + 1))?;
-            out.push(prediction.about(target.belief.clone()));
+            out.push(prediction.asked(users[*number], round).about(target.belief.clone()));
         }
     }
     Ok(())

@@ -3,33 +3,43 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use candle_core::DType;
 
+use super::card::Kind;
+use super::{Exported, Subject, ensure_same};
 use crate::files;
-use crate::model::config::ModelConfig;
+use crate::model::lora::Adapter;
 use crate::model::peft;
-use crate::tokens::Pipeline;
 
-/// Writes the adapter in `source` with its tokenizer to `out`, whole or not at all, and reads it back.
+/// Writes the adapter with its tokenizer to `out`, whole or not at all, its tensors as `dtype` (f32 or bf16).
 ///
 /// # Errors
-/// If the adapter does not fit the model, or the disk fails.
-pub fn export(
-    source: &Path,
-    base: &Path,
-    model: &ModelConfig,
-    pipeline: &Pipeline,
-    out: &Path,
-) -> Result<()> {
-    let (config, adapter) = peft::read(source, model)?;
-    files::write_folder(out, |dir| {
-        peft::write(dir, &config, &adapter)?;
-        pipeline.save_beside(base, dir)
-    })?;
-    let (_, written) = peft::read(out, model).context("reading back what was written")?;
-    for ((name, a), b) in adapter.tensors().iter().zip(written.tensors().values()) {
-        let same = a.flatten_all()?.to_vec1::<f32>()? == b.flatten_all()?.to_vec1::<f32>()?;
-        ensure!(same, "{name} was not written as it was");
+/// If there is no adapter, it does not fit the model, the disk fails, or what was written is not what was meant.
+pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
+    let adapted = subject.adapted()?;
+    let mut adapter: Adapter = adapted.adapter.clone();
+    for module in adapter.modules.values_mut() {
+        module.a = module.a.to_dtype(dtype)?;
+        module.b = module.b.to_dtype(dtype)?;
     }
-    Ok(())
+    let load = |path: &str| {
+        format!(
+            "from peft import PeftModel; from transformers import AutoModelForCausalLM\n\
+             model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({:?}), {path:?})",
+            subject.base_name
+        )
+    };
+    files::write_folder(out, |dir| {
+        peft::write(dir, &adapted.config, &adapter)?;
+        if let Some(pipeline) = subject.pipeline {
+            pipeline.save_beside(subject.base, dir)?;
+        }
+        let (_, written) = peft::read(dir, subject.model).context("reading back what was written")?;
+        for ((name, a), b) in adapter.tensors().iter().zip(written.tensors().values()) {
+            ensure_same(name, a, b)?;
+        }
+        subject.card.write(dir, Kind::Peft, &load("."), &[])
+    })?;
+    Ok(Exported { load: load(&out.display().to_string()), notes: Vec::new() })
 }

@@ -1,8 +1,15 @@
 //! Top-label calibration: does what is predicted with probability p come true p of the time?
 
+use serde::{Deserialize, Serialize};
+
+use super::cluster::ClusteredMean;
 use crate::rng;
 
 const BINS: usize = 15;
+
+fn bin_of(top_probability: f64) -> usize {
+    ((top_probability * BINS as f64) as usize).min(BINS - 1)
+}
 
 /// Sums of the answers whose top probability falls into each of 15 bins of equal width.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +22,7 @@ pub struct CalibrationBins {
 impl CalibrationBins {
     /// Counts one answer: the probability of the most probable option, and whether that option was the truth.
     pub fn add(&mut self, top_probability: f64, correct: bool) {
-        let bin = ((top_probability * BINS as f64) as usize).min(BINS - 1);
+        let bin = bin_of(top_probability);
         self.answers[bin] += 1;
         self.top_probability[bin] += top_probability;
         self.correct[bin] += f64::from(u8::from(correct));
@@ -29,18 +36,58 @@ impl CalibrationBins {
     }
 }
 
+/// One bin of a reliability diagram.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityBin {
+    /// The top probability is at least this.
+    pub from: f64,
+    /// And below this (or 1).
+    pub to: f64,
+    /// How many answers.
+    pub answers: usize,
+    /// Their mean top probability.
+    pub top_probability: f64,
+    /// How often the top option was the truth.
+    pub accuracy: f64,
+    /// Of the accuracy, over users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+}
+
 /// Collects answers for [`ece`](Calibration::ece) and what a perfectly calibrated predictor would score.
 #[derive(Clone, Debug, Default)]
 pub struct Calibration {
     bins: CalibrationBins,
+    accuracies: [ClusteredMean; BINS],
     top_probabilities: Vec<f64>,
 }
 
 impl Calibration {
-    /// Counts one answer.
+    /// Counts one answer, of whomever.
     pub fn add(&mut self, top_probability: f64, correct: bool) {
         self.bins.add(top_probability, correct);
         self.top_probabilities.push(top_probability);
+    }
+
+    /// Counts one answer of a user, for [`reliability`](Calibration::reliability) too.
+    pub fn add_of(&mut self, user: usize, top_probability: f64, correct: bool) {
+        self.add(top_probability, correct);
+        self.accuracies[bin_of(top_probability)].add(user, f64::from(u8::from(correct)));
+    }
+
+    /// The bins that have answers of known users.
+    pub fn reliability(&self) -> Vec<ReliabilityBin> {
+        let bin = |(i, accuracy): (usize, &ClusteredMean)| {
+            Some(ReliabilityBin {
+                from: i as f64 / BINS as f64,
+                to: (i + 1) as f64 / BINS as f64,
+                answers: accuracy.answers(),
+                top_probability: self.bins.top_probability[i] / self.bins.answers[i] as f64,
+                accuracy: accuracy.mean()?,
+                standard_error: accuracy.standard_error(),
+            })
+        };
+        self.accuracies.iter().enumerate().filter_map(bin).collect()
     }
 
     /// The expected calibration error; none without answers.
@@ -104,6 +151,25 @@ mod tests {
             c.add(p, correct);
         }
         assert!((c.ece().unwrap() - (2.7 - 2.0) / 4.0).abs() < 1e-12);
+    }
+
+    /// The bins behind the score: the 14th is from 13/15, and users 0 and 1 are right in half and all of it.
+    #[test]
+    fn reliability_by_hand() {
+        let mut c = Calibration::default();
+        assert!(c.reliability().is_empty());
+        for (user, p, correct) in
+            [(0, 0.9, true), (0, 0.88, false), (1, 0.92, true), (1, 0.9, true), (1, 1.0, true)]
+        {
+            c.add_of(user, p, correct);
+        }
+        let bins = c.reliability();
+        assert_eq!(bins.iter().map(|b| (b.answers, b.accuracy)).collect::<Vec<_>>(), [(4, 0.75), (1, 1.0)]);
+        assert!((bins[0].from - 13.0 / 15.0).abs() < 1e-12 && (bins[0].to - 14.0 / 15.0).abs() < 1e-12);
+        assert!((bins[0].top_probability - 0.9).abs() < 1e-12);
+        assert_eq!((bins[0].standard_error, bins[1].standard_error), (Some(0.25), None));
+        let gaps: f64 = bins.iter().map(|b| b.answers as f64 * (b.accuracy - b.top_probability).abs()).sum();
+        assert!((gaps / 5.0 - c.ece().unwrap()).abs() < 1e-12);
     }
 
     /// With one answer at p in its bin the score is 1 - p with probability p and p otherwise: 2p(1 - p) on average.

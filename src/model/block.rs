@@ -14,16 +14,19 @@ use super::gradients::Gradients;
 use super::loading::Weights;
 use super::lora;
 use crate::ops::rope::Angles;
+use crate::ops::weight::Weight;
 use crate::ops::{attention, glu, linear, rms_norm, rope, rows};
 
 /// A linear layer with its adapter.
 pub(super) struct Linear {
     /// Path as transformers names it in memory.
     pub path: String,
-    pub weight: Tensor,
+    pub weight: Weight,
     pub bias: Option<Tensor>,
     pub lora: Option<LoraWeights>,
 }
+
+type Ready<'a> = (Cow<'a, Tensor>, Option<Tensor>);
 
 /// An adapter in the dtype of computation.
 pub(super) struct LoraWeights {
@@ -101,6 +104,13 @@ pub(super) struct Trace {
     mlp_branch: Option<Tensor>,
 }
 
+impl Trace {
+    /// The keys and values, those of the past included.
+    pub(super) fn into_keys_values(self) -> (Tensor, Tensor) {
+        (self.k, self.v)
+    }
+}
+
 impl Norm {
     pub(super) fn forward(&self, x: &Tensor, config: &ModelConfig) -> Result<Tensor> {
         rms_norm::forward(x, &self.weight, config.rms_norm_eps, config.gain)
@@ -153,33 +163,47 @@ impl Linear {
         self.lora.as_ref().map(|l| linear::Lora { a: &l.a, b: &l.b, scale: l.scale, mask })
     }
 
-    fn forward(&self, x: &Tensor, run: &Run, at: At) -> Result<Tensor> {
-        let mask = self.mask(x, run, at)?;
-        linear::forward(x, &self.weight, self.bias.as_ref(), self.adapter(mask.as_ref()))
+    fn layer<'a>(&'a self, (weight, mask): &'a Ready) -> linear::Layer<'a> {
+        linear::Layer { weight, bias: self.bias.as_ref(), lora: self.adapter(mask.as_ref()) }
     }
 
-    /// Adds this layer's gradients to `grads`, and its input's gradient to `dx`.
-    fn backward(
-        &self,
-        x: &Tensor,
-        dy: &Tensor,
-        dx: Option<&mut Option<Tensor>>,
-        (run, at): (&Run, At),
-        grads: &mut Gradients,
-    ) -> Result<()> {
-        let mask = self.mask(x, run, at)?;
-        if let Some(g) = linear::backward(x, &self.weight, self.adapter(mask.as_ref()), dy, dx)? {
-            grads.add(lora::a_name(&self.path), g.a)?;
-            grads.add(lora::b_name(&self.path), g.b)?;
+    /// What the operations on `x` need besides: the dense weight and the dropout mask.
+    fn ready(&self, x: &Tensor, run: &Run, at: At) -> Result<Ready<'_>> {
+        Ok((self.weight.dense(x.dtype())?, self.mask(x, run, at)?))
+    }
+}
+
+/// The outputs of linears that share the input `x`.
+fn forward<const K: usize>(linears: [&Linear; K], x: &Tensor, run: &Run, at: At) -> Result<[Tensor; K]> {
+    let ready = linears.iter().map(|l| l.ready(x, run, at)).collect::<Result<Vec<_>>>()?;
+    let layers: Vec<_> = linears.iter().zip(&ready).map(|(l, ready)| l.layer(ready)).collect();
+    let outputs = linear::forward_all(x, &layers)?;
+    outputs.try_into().map_err(|_| anyhow::anyhow!("a linear without an output"))
+}
+
+/// Adds the gradients of linears that share the input `x` to `grads`, and their input's gradient to `dx`.
+fn backward<const K: usize>(
+    linears: [(&Linear, &Tensor); K],
+    x: &Tensor,
+    dx: Option<&mut Option<Tensor>>,
+    (run, at): (&Run, At),
+    grads: &mut Gradients,
+) -> Result<()> {
+    let ready = linears.iter().map(|(l, _)| l.ready(x, run, at)).collect::<Result<Vec<_>>>()?;
+    let layers: Vec<_> = linears.iter().zip(&ready).map(|((l, dy), ready)| (l.layer(ready), *dy)).collect();
+    for ((linear, dy), adapter) in linears.iter().zip(linear::backward_all(x, &layers, dx)?) {
+        if let Some(g) = adapter {
+            grads.add(lora::a_name(&linear.path), g.a)?;
+            grads.add(lora::b_name(&linear.path), g.b)?;
         }
         if grads.wants_base() {
-            grads.add(format!("{}.weight", self.path), linear::weight_grad(x, dy)?)?;
-            if self.bias.is_some() {
-                grads.add(format!("{}.bias", self.path), linear::bias_grad(dy)?)?;
+            grads.add(format!("{}.weight", linear.path), linear::weight_grad(x, dy)?)?;
+            if linear.bias.is_some() {
+                grads.add(format!("{}.bias", linear.path), linear::bias_grad(dy)?)?;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn some(gradient: Option<Tensor>) -> Result<Tensor> {
@@ -197,7 +221,7 @@ impl Block {
                 true => Some(tensor(&format!("{within}.bias"), &[d_out])?),
                 false => None,
             };
-            let weight = tensor(&format!("{within}.weight"), &[d_out, d_in])?;
+            let weight = weights.linear(&format!("layers.{layer}.{within}.weight"), &[d_out, d_in])?;
             Ok(Linear { path: lora::module_path(config, layer, name), weight, bias, lora: None })
         };
         let norm = |name: &str, size: usize| -> Result<Norm> {
@@ -268,6 +292,7 @@ impl Block {
     /// The block's output (M, hidden) at the rows `at` of its input (N, hidden), and what its backward reads.
     pub(super) fn forward(
         &self,
+        layer: usize,
         x: &Tensor,
         at: At,
         run: &Run,
@@ -275,9 +300,13 @@ impl Block {
     ) -> Result<(Tensor, Trace)> {
         let angles = &run.angles[self.kind.rope];
         let normed_x = self.input_norm.forward(x, config)?;
-        let mut q = self.q.forward(&at.gather(&normed_x)?, run, at)?;
-        let mut k = self.k.forward(&normed_x, run, At::ALL)?;
-        let v = self.v.forward(&normed_x, run, At::ALL)?;
+        let (mut q, mut k, mut v);
+        if at.0.is_some() {
+            [q] = forward([&self.q], &at.gather(&normed_x)?, run, at)?;
+            [k, v] = forward([&self.k, &self.v], &normed_x, run, At::ALL)?;
+        } else {
+            [q, k, v] = forward([&self.q, &self.k, &self.v], &normed_x, run, At::ALL)?;
+        }
         let mut raw_qk = None;
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             let normed = (q_norm.per_head(&q, config)?, k_norm.per_head(&k, config)?);
@@ -285,11 +314,26 @@ impl Block {
             (q, k) = normed;
         }
         let q_angles = angles_at(angles, at)?;
-        let (q, k) = (rope::forward(&q, &q_angles)?, rope::forward(&k, angles)?);
+        q = rope::forward(&q, &q_angles)?;
+        k = rope::forward(&k, angles)?;
         let spec = self.attention_spec(config);
-        let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
-        let (attention, saved) = attention::forward(&q, &k, &v, attending, &spec)?;
-        let branch = self.o.forward(&attention, run, at)?;
+        let (attention, saved) = match run.past(layer) {
+            Some((past, joined)) => {
+                k = behind(&past.0, &k, run.boundaries)?;
+                v = behind(&past.1, &v, run.boundaries)?;
+                let queries = match at.0 {
+                    Some(at) => at.iter().map(|&row| joined.rows[row as usize]).collect(),
+                    None => joined.rows.clone(),
+                };
+                let attending = attention::Rows { boundaries: &joined.boundaries, queries: Some(&queries) };
+                attention::forward(&q, &k, &v, attending, &spec)?
+            }
+            None => {
+                let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
+                attention::forward(&q, &k, &v, attending, &spec)?
+            }
+        };
+        let [branch] = forward([&self.o], &attention, run, at)?;
         let (branch, attention_branch) = match &self.attention_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
             None => (branch, None),
@@ -297,8 +341,8 @@ impl Block {
         let h = rows::add(&at.gather(x)?, &branch)?;
 
         let normed_h = self.mlp_norm.forward(&h, config)?;
-        let (gate, up) = (self.gate.forward(&normed_h, run, at)?, self.up.forward(&normed_h, run, at)?);
-        let branch = self.down.forward(&glu::forward(&gate, &up, config.activation)?, run, at)?;
+        let [gate, up] = forward([&self.gate, &self.up], &normed_h, run, at)?;
+        let [branch] = forward([&self.down], &glu::forward(&gate, &up, config.activation)?, run, at)?;
         let (branch, mlp_branch) = match &self.mlp_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
             None => (branch, None),
@@ -353,12 +397,13 @@ impl Block {
         };
         let activated = glu::forward(&trace.gate, &trace.up, config.activation)?;
         let mut activated_grad = None;
-        self.down.backward(&activated, &branch_grad, Some(&mut activated_grad), place, grads)?;
+        backward([(&self.down, &branch_grad)], &activated, Some(&mut activated_grad), place, grads)?;
+        drop(activated);
         let (gate_grad, up_grad) =
             glu::backward(&trace.gate, &trace.up, &some(activated_grad)?, config.activation)?;
         let mut normed_grad = None;
-        self.gate.backward(&trace.normed_h, &gate_grad, Some(&mut normed_grad), place, grads)?;
-        self.up.backward(&trace.normed_h, &up_grad, Some(&mut normed_grad), place, grads)?;
+        let pair = [(&self.gate, &gate_grad), (&self.up, &up_grad)];
+        backward(pair, &trace.normed_h, Some(&mut normed_grad), place, grads)?;
         rows::add(dy, &self.mlp_norm.backward(&trace.h, &some(normed_grad)?, config, grads)?)
     }
 
@@ -376,7 +421,7 @@ impl Block {
             _ => dh.clone(),
         };
         let mut attention_grad = None;
-        self.o.backward(&trace.attention, &branch_grad, Some(&mut attention_grad), (run, at), grads)?;
+        backward([(&self.o, &branch_grad)], &trace.attention, Some(&mut attention_grad), (run, at), grads)?;
         let (dq, dk, dv) = attention::backward(
             (&trace.q, &trace.k, &trace.v),
             &trace.attention,
@@ -393,20 +438,18 @@ impl Block {
             dk = k_norm.per_head_backward(k, &dk, config, grads)?;
         }
         let mut normed_grad = None;
-        for (linear, dy) in [(&self.k, &dk), (&self.v, &dv)] {
-            let dx = want_dx.then_some(&mut normed_grad);
-            linear.backward(&trace.normed_x, dy, dx, (run, At::ALL), grads)?;
-        }
-        if at.0.is_none() {
-            let dx = want_dx.then_some(&mut normed_grad);
-            self.q.backward(&trace.normed_x, &dq, dx, (run, at), grads)?;
-        } else {
+        let (q, k, v) = ((&self.q, &dq), (&self.k, &dk), (&self.v, &dv));
+        let dx = want_dx.then_some(&mut normed_grad);
+        if at.0.is_some() {
+            backward([k, v], &trace.normed_x, dx, (run, At::ALL), grads)?;
             let mut q_grad = None;
             let dx = want_dx.then_some(&mut q_grad);
-            self.q.backward(&at.gather(&trace.normed_x)?, &dq, dx, (run, at), grads)?;
+            backward([q], &at.gather(&trace.normed_x)?, dx, (run, at), grads)?;
             if want_dx {
                 normed_grad = Some(at.add_to(some(normed_grad)?, &some(q_grad)?)?);
             }
+        } else {
+            backward([q, k, v], &trace.normed_x, dx, (run, At::ALL), grads)?;
         }
         if !want_dx {
             return Ok(None);
@@ -414,6 +457,15 @@ impl Block {
         let dx = self.input_norm.backward(&trace.x, &some(normed_grad)?, config, grads)?;
         Ok(Some(at.add_to(dx, dh)?))
     }
+}
+
+/// `past` (P, width) before every sequence's rows of `x` (N, width), as (N + S P, width).
+fn behind(past: &Tensor, x: &Tensor, boundaries: &[u32]) -> Result<Tensor> {
+    let mut pieces = Vec::with_capacity(2 * boundaries.len());
+    for b in boundaries.windows(2) {
+        pieces.extend([past.clone(), x.narrow(0, b[0] as usize, (b[1] - b[0]) as usize)?]);
+    }
+    Ok(Tensor::cat(&pieces, 0)?)
 }
 
 fn angles_at<'a>(angles: &'a Angles, at: At) -> Result<Cow<'a, Angles>> {

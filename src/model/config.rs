@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::ops::glu::Activation;
-use crate::ops::rms_norm::Gain;
+pub use crate::ops::glu::Activation;
+pub use crate::ops::rms_norm::Gain;
 
 /// The families that the decoder implements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct ModelConfig {
     pub layers: Vec<LayerKind>,
     /// Rotary frequencies (head size / 2) that layers choose from.
     pub inv_freq: Vec<Vec<f32>>,
+    /// The base θ of each of [`ModelConfig::inv_freq`], before any scaling.
+    pub rope_theta: Vec<f64>,
 }
 
 /// What differs between layers.
@@ -160,6 +162,13 @@ fn family(json: &Value) -> Result<(Family, bool)> {
     Ok(known)
 }
 
+/// A rotation.
+struct Rope {
+    theta: f64,
+    /// Scaled frequencies (head size / 2).
+    inv_freq: Vec<f32>,
+}
+
 struct Source<'a> {
     json: &'a Value,
 }
@@ -224,7 +233,7 @@ impl Source<'_> {
         };
         let softcap =
             |key: &str| if family == Family::Gemma2 || gemma3 { self.number(key) } else { Ok(None) };
-        let (layers, inv_freq) = self.layers(family, num_layers, head_dim)?;
+        let (layers, ropes) = self.layers(family, num_layers, head_dim)?;
         Ok(ModelConfig {
             family,
             multimodal,
@@ -250,7 +259,8 @@ impl Source<'_> {
             final_softcap: softcap("final_logit_softcapping")?,
             initializer_range: self.number("initializer_range")?.unwrap_or(0.02),
             layers,
-            inv_freq,
+            rope_theta: ropes.iter().map(|rope| rope.theta).collect(),
+            inv_freq: ropes.into_iter().map(|rope| rope.inv_freq).collect(),
         })
     }
 
@@ -266,12 +276,7 @@ impl Source<'_> {
         }
     }
 
-    fn layers(
-        &self,
-        family: Family,
-        count: usize,
-        head_dim: usize,
-    ) -> Result<(Vec<LayerKind>, Vec<Vec<f32>>)> {
+    fn layers(&self, family: Family, count: usize, head_dim: usize) -> Result<(Vec<LayerKind>, Vec<Rope>)> {
         let sliding = self.sliding_layers(family, count)?;
         let window = match sliding.contains(&true) {
             true => Some(self.size("sliding_window", (family == Family::Gemma3).then_some(4096))?),
@@ -283,9 +288,9 @@ impl Source<'_> {
         };
         let layers = sliding.iter().map(kind).collect();
         let global_theta = if family == Family::Gemma3 { 1e6 } else { 1e4 };
-        let mut ropes = vec![self.inv_freq(Some("full_attention"), "rope_theta", global_theta, head_dim)?];
+        let mut ropes = vec![self.rope(Some("full_attention"), "rope_theta", global_theta, head_dim)?];
         if family == Family::Gemma3 {
-            ropes.push(self.inv_freq(Some("sliding_attention"), "rope_local_base_freq", 1e4, head_dim)?);
+            ropes.push(self.rope(Some("sliding_attention"), "rope_local_base_freq", 1e4, head_dim)?);
         }
         Ok((layers, ropes))
     }
@@ -333,7 +338,7 @@ impl Source<'_> {
     }
 
     /// Rotary frequencies, with the scaling of `rope_scaling` or `rope_parameters`.
-    fn inv_freq(&self, layer_type: Option<&str>, key: &str, theta: f64, head_dim: usize) -> Result<Vec<f32>> {
+    fn rope(&self, layer_type: Option<&str>, key: &str, theta: f64, head_dim: usize) -> Result<Rope> {
         // transformers 5: rope_parameters, nested per layer type where types differ.
         let new_style = self.get("rope_parameters").map(|p| {
             let nested = layer_type.and_then(|t| p.get(t));
@@ -359,7 +364,7 @@ impl Source<'_> {
             Some(scaling) => scaling.scale_frequencies(base)?,
             None => base,
         };
-        Ok(scaled.into_iter().map(|f| f as f32).collect())
+        Ok(Rope { theta, inv_freq: scaled.into_iter().map(|f| f as f32).collect() })
     }
 
     fn scale_frequencies(&self, base: Vec<f64>) -> Result<Vec<f64>> {

@@ -54,12 +54,80 @@ pub struct Run<'a> {
     pub dropout: Option<&'a Dropout>,
     /// The rows whose hidden states are wanted, ascending (M); all where none.
     rows: Option<&'a [u32]>,
+    /// What every sequence of the run goes on from.
+    past: Option<(&'a Past, Joined)>,
+}
+
+/// Keys and values of tokens that went through the model before, by layer: (P, kv_heads · D) each, rotated.
+#[derive(Clone, Debug)]
+pub struct Past {
+    layers: Vec<(Tensor, Tensor)>,
+    length: usize,
+}
+
+impl Past {
+    /// Tokens before.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Forgets all but the first `length` tokens.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn truncate(&mut self, length: usize) -> Result<()> {
+        if length < self.length {
+            for (k, v) in &mut self.layers {
+                *k = k.narrow(0, 0, length)?.force_contiguous()?;
+                *v = v.narrow(0, 0, length)?.force_contiguous()?;
+            }
+            self.length = length;
+        }
+        Ok(())
+    }
+}
+
+/// Where a run's tokens are once the past stands before each of its sequences.
+pub(super) struct Joined {
+    /// First token of each sequence with its past (S + 1).
+    pub boundaries: Vec<u32>,
+    /// The row of each of the run's tokens (N).
+    pub rows: Vec<u32>,
+}
+
+impl Joined {
+    fn new(boundaries: &[u32], past: usize) -> Self {
+        let past = past as u32;
+        let mut joined = Self { boundaries: vec![0], rows: Vec::new() };
+        for (s, b) in boundaries.windows(2).enumerate() {
+            let shift = (s as u32 + 1) * past;
+            joined.rows.extend((b[0]..b[1]).map(|row| row + shift));
+            joined.boundaries.push(b[1] + shift);
+        }
+        joined
+    }
 }
 
 impl<'a> Run<'a> {
     /// Wants the hidden states at `rows` (M, ascending) only, which spares the last block the rest.
     pub fn only(self, rows: &'a [u32]) -> Self {
         Self { rows: Some(rows), ..self }
+    }
+
+    /// Every sequence goes on from `past`: positions count from its length. There is no backward through it.
+    pub fn after(self, past: &'a Past) -> Self {
+        let joined = Joined::new(self.boundaries, past.len());
+        Self { past: (!past.is_empty()).then_some((past, joined)), ..self }
+    }
+
+    /// A layer's past keys and values, and where the run's tokens are behind them.
+    pub(super) fn past(&self, layer: usize) -> Option<(&(Tensor, Tensor), &Joined)> {
+        self.past.as_ref().map(|(past, joined)| (&past.layers[layer], joined))
     }
 }
 
@@ -68,6 +136,8 @@ impl<'a> Run<'a> {
 pub enum Keep {
     /// Nothing: there will be no backward.
     Nothing,
+    /// The keys and values, of a run of one sequence: [`Tape::into_past`].
+    KeysValues,
     /// Each block's input; the backward computes the block again.
     BlockInputs,
     /// All that the backward reads.
@@ -75,6 +145,7 @@ pub enum Keep {
 }
 
 enum Kept {
+    KeysValues(Tensor, Tensor),
     Input(Tensor),
     Trace(Box<Trace>),
 }
@@ -82,13 +153,29 @@ enum Kept {
 /// What a forward pass kept, one entry a block.
 pub struct Tape(Vec<Kept>);
 
+impl Tape {
+    /// What a pass with [`Keep::KeysValues`] leaves to go on from, its own past included.
+    ///
+    /// # Errors
+    /// If something else was kept.
+    pub fn into_past(self) -> Result<Past> {
+        let layers = self.0.into_iter().map(|kept| match kept {
+            Kept::KeysValues(k, v) => Ok((k, v)),
+            Kept::Input(_) | Kept::Trace(_) => anyhow::bail!("a pass that did not keep keys and values"),
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let length = layers.first().map_or(Ok(0), |(k, _)| k.dim(0))?;
+        Ok(Past { layers, length })
+    }
+}
+
 impl Decoder {
     /// Loads the model of the snapshot in `dir`.
     ///
     /// # Errors
     /// If files are missing, damaged or do not fit `config`.
     pub fn load(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        Self::from_weights(&Weights::open(dir, config, dtype, device)?, config, dtype, device)
+        Self::new(&Weights::open(dir, config, dtype, device)?, config)
     }
 
     /// A model of this shape with weights drawn from `seed`, to train it from the start.
@@ -96,10 +183,15 @@ impl Decoder {
     /// # Errors
     /// If the device fails.
     pub fn random(config: &ModelConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
-        Self::from_weights(&Weights::random(seed, config, dtype, device), config, dtype, device)
+        Self::new(&Weights::random(seed, config, dtype, device), config)
     }
 
-    fn from_weights(weights: &Weights, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
+    /// The model of these weights.
+    ///
+    /// # Errors
+    /// If weights are missing, damaged or do not fit `config`.
+    pub fn new(weights: &Weights, config: &ModelConfig) -> Result<Self> {
+        let (dtype, device) = (weights.dtype(), weights.device());
         let (v, d) = (config.vocab_size, config.hidden_size);
         let blocks = (0..config.num_layers()).map(|i| Block::load(weights, config, i));
         Ok(Self {
@@ -138,7 +230,7 @@ impl Decoder {
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             linear.lora = match left.remove(linear.path.as_str()) {
                 Some(module) => {
-                    let (d_out, d_in) = linear.weight.dims2()?;
+                    let (d_out, d_in) = linear.weight.shape();
                     let r = module.a.dim(0)?;
                     ensure!(
                         module.a.dims2()? == (r, d_in) && module.b.dims2()? == (d_out, r),
@@ -161,7 +253,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Every weight by its name in transformers' memory.
+    /// Every weight that is kept dense, by its name in transformers' memory.
     pub fn parameters(&self) -> BTreeMap<String, Tensor> {
         let root = lora::root(&self.config);
         let mut named = BTreeMap::new();
@@ -173,7 +265,9 @@ impl Decoder {
             named.insert(format!("{}.weight", norm.path), norm.weight.clone());
         }
         for linear in self.blocks.iter().flat_map(Block::linears) {
-            named.insert(format!("{}.weight", linear.path), linear.weight.clone());
+            if let Some(weight) = linear.weight.as_dense() {
+                named.insert(format!("{}.weight", linear.path), weight.clone());
+            }
             if let Some(bias) = &linear.bias {
                 named.insert(format!("{}.bias", linear.path), bias.clone());
             }
@@ -208,7 +302,9 @@ impl Decoder {
                 set(&format!("{}.weight", norm.path), &mut norm.weight)?;
             }
             for Linear { path, weight, bias, .. } in block.linears_mut() {
-                set(&format!("{path}.weight"), weight)?;
+                if let Some(weight) = weight.as_dense_mut() {
+                    set(&format!("{path}.weight"), weight)?;
+                }
                 if let Some(bias) = bias {
                     set(&format!("{path}.bias"), bias)?;
                 }
@@ -235,7 +331,7 @@ impl Decoder {
         );
         let angles = |f: &Vec<f32>| Angles::new(positions, f, self.dtype, &self.device);
         let angles = self.config.inv_freq.iter().map(angles).collect::<Result<_>>()?;
-        Ok(Run { input_ids, boundaries, angles, dropout, rows: None })
+        Ok(Run { input_ids, boundaries, angles, dropout, rows: None, past: None })
     }
 
     /// The hidden states (M, hidden) that the run wants, after the last block and before the final norm.
@@ -243,15 +339,27 @@ impl Decoder {
     /// # Errors
     /// If the device fails.
     pub fn forward(&self, run: &Run, keep: Keep) -> Result<(Tensor, Tape)> {
+        ensure!(
+            run.past.is_none() || matches!(keep, Keep::Nothing | Keep::KeysValues),
+            "there is no backward through a past"
+        );
+        ensure!(
+            keep != Keep::KeysValues || run.boundaries.len() == 2,
+            "only a run of one sequence leaves keys and values to go on from"
+        );
         let mut x = rows::gather(&self.embedding, run.input_ids)?;
         if self.config.scale_embedding {
             x = (x * self.embedding_scale()?)?;
         }
         let mut tape = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y, trace) = block.forward(&x, self.rows(run, i), run, &self.config)?;
+            let (y, trace) = block.forward(i, &x, self.rows(run, i), run, &self.config)?;
             match keep {
                 Keep::Nothing => {}
+                Keep::KeysValues => {
+                    let (k, v) = trace.into_keys_values();
+                    tape.push(Kept::KeysValues(k, v));
+                }
                 Keep::BlockInputs => tape.push(Kept::Input(x)),
                 Keep::Everything => tape.push(Kept::Trace(Box::new(trace))),
             }
@@ -275,7 +383,8 @@ impl Decoder {
         for (i, (block, kept)) in self.blocks.iter().zip(tape.0).enumerate().rev() {
             let trace = match kept {
                 Kept::Trace(trace) => trace,
-                Kept::Input(x) => Box::new(block.forward(&x, self.rows(run, i), run, &self.config)?.1),
+                Kept::KeysValues(..) => anyhow::bail!("a backward without a forward that kept its inputs"),
+                Kept::Input(x) => Box::new(block.forward(i, &x, self.rows(run, i), run, &self.config)?.1),
             };
             // Below the first block only the embedding is left, which LoRA does not train.
             let want_dx = i > 0 || grads.wants_base();
@@ -370,4 +479,4 @@ impl Decoder {
 }
 
 /// Elements of logits that exist at a time (64 MiB in f32).
-const LOGITS_AT_ONCE: usize = 1 << 24;
+pub(super) const LOGITS_AT_ONCE: usize = 1 << 24;

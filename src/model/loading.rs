@@ -9,10 +9,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use super::config::ModelConfig;
 use crate::ops::rms_norm::Gain;
+use crate::ops::weight::{Storage, Weight};
 use crate::rng;
 
 /// Where a model's weights come from.
@@ -20,6 +22,7 @@ pub struct Weights {
     source: Source,
     dtype: DType,
     device: Device,
+    storage: Storage,
 }
 
 enum Source {
@@ -27,7 +30,8 @@ enum Source {
     Random { seed: u64, gain: Gain, scale: f64 },
 }
 
-struct WeightFiles {
+/// The tensors of a snapshot as they lie on disk.
+pub struct WeightFiles {
     files: MmapedSafetensors,
     names: BTreeMap<String, (Vec<usize>, safetensors::Dtype)>,
     /// What stands before `layers.0…` on disk.
@@ -78,6 +82,77 @@ impl Weights {
     /// # Errors
     /// If files are missing, damaged, or do not hold this model.
     pub fn open(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
+        let files = WeightFiles::open(dir, config)?;
+        Ok(Self { source: Source::Files(files), dtype, device: device.clone(), storage: Storage::Dense })
+    }
+
+    /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
+    pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
+        let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
+        Self { source, dtype, device: device.clone(), storage: Storage::Dense }
+    }
+
+    /// Keeps the linears' weights so; embedding, norms, biases and head stay in the dtype of computation.
+    pub fn stored_as(self, storage: Storage) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// The dtype of computation.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the weights go.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A linear's weight (out, in).
+    ///
+    /// # Errors
+    /// As [`Weights::get`], or if its rows do not fill quantised blocks.
+    pub fn linear(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        let weight = self.read(name, shape)?;
+        Weight::new(&weight, self.storage, self.dtype, &self.device).with_context(|| name.to_string())
+    }
+
+    /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
+    ///
+    /// # Errors
+    /// If it is missing, or has another shape or a dtype that is not a float.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.read(name, shape)?.to_dtype(self.dtype)?.to_device(&self.device)?)
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match &self.source {
+            Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape),
+            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape),
+        }
+    }
+
+    /// The output head (vocabulary, hidden) of a model that does not tie it.
+    ///
+    /// # Errors
+    /// If it is missing or has another shape.
+    pub fn head(&self, shape: &[usize]) -> Result<Tensor> {
+        let tensor = match &self.source {
+            Source::Files(files) if files.names.contains_key("lm_head.weight") => {
+                files.get("lm_head.weight", shape)?
+            }
+            Source::Files(files) => files.get("language_model.lm_head.weight", shape)?,
+            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, "lm_head.weight", shape)?,
+        };
+        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
+    }
+}
+
+impl WeightFiles {
+    /// Opens the weights of the snapshot in `dir`.
+    ///
+    /// # Errors
+    /// If files are missing, damaged, or do not hold this model.
+    pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self> {
         let paths = weight_files(dir)?;
         let mut names = BTreeMap::new();
         for path in &paths {
@@ -99,46 +174,34 @@ impl Weights {
                 prefixes[0]
             );
         };
-        let files = WeightFiles { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() };
-        Ok(Self { source: Source::Files(files), dtype, device: device.clone() })
+        Ok(Self { files, names, prefix: (*prefix).to_string(), dir: dir.to_path_buf() })
     }
 
-    /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
-    pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
-        let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
-        Self { source, dtype, device: device.clone() }
+    /// What a tensor below the model's root (`layers.0.self_attn.q_proj.weight`) is called on disk.
+    pub fn on_disk(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
-    /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
+    /// Every tensor's name on disk, shape and dtype, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], safetensors::Dtype)> {
+        self.names.iter().map(|(name, (shape, dtype))| (name.as_str(), shape.as_slice(), *dtype))
+    }
+
+    /// A tensor by its name on disk, in its own dtype, which may be none that this program computes with.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn view(&self, name: &str) -> Result<TensorView<'_>> {
+        let dir = self.dir.display();
+        ensure!(self.names.contains_key(name), "{dir}: the weights have no tensor {name}");
+        self.files.get(name).with_context(|| format!("{dir}: cannot read {name}"))
+    }
+
+    /// A tensor of floats by its name on disk, in its own dtype, on the CPU.
     ///
     /// # Errors
     /// If it is missing, or has another shape or a dtype that is not a float.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = match &self.source {
-            Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape)?,
-            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape)?,
-        };
-        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
-    }
-
-    /// The output head (vocabulary, hidden) of a model that does not tie it.
-    ///
-    /// # Errors
-    /// If it is missing or has another shape.
-    pub fn head(&self, shape: &[usize]) -> Result<Tensor> {
-        let tensor = match &self.source {
-            Source::Files(files) if files.names.contains_key("lm_head.weight") => {
-                files.get("lm_head.weight", shape)?
-            }
-            Source::Files(files) => files.get("language_model.lm_head.weight", shape)?,
-            Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, "lm_head.weight", shape)?,
-        };
-        Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
-    }
-}
-
-impl WeightFiles {
-    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let dir = self.dir.display();
         let Some((found, dtype)) = self.names.get(name) else {
             bail!("{dir}: the weights have no tensor {name}");

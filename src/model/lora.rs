@@ -99,6 +99,15 @@ impl LoraConfig {
         LINEARS.into_iter().filter(wanted).collect()
     }
 
+    /// Parameters of the adapter on this model.
+    pub fn parameter_count(&self, model: &ModelConfig) -> usize {
+        let per_layer: usize = (self.targets().iter())
+            .map(|name| linear_shape(model, name))
+            .map(|(d_out, d_in)| self.r * (d_out + d_in))
+            .sum();
+        per_layer * model.num_layers()
+    }
+
     /// alpha / r, or alpha / √r.
     pub fn scale(&self) -> f64 {
         self.alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }

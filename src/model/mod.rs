@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod gradients;
 pub mod loading;
 pub mod lora;
+pub mod memory;
 pub mod peft;
 pub mod shapes;
 pub mod tensors;

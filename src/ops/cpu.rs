@@ -398,6 +398,42 @@ pub(crate) enum Threads {
     All,
 }
 
+/// Sides up to which a product over many rows is shared out along its depth, and the depth of a part.
+const NARROW: usize = 64;
+const DEPTH: usize = 512;
+
+/// A small product over a great depth, as gradients of adapters are: parts of fixed depth in parallel, then their
+/// sum in order.
+fn matmul_in_parts<T: Real>(
+    out: &mut [T],
+    out_stride: usize,
+    lhs: Mat<'_, T>,
+    rhs: Mat<'_, T>,
+    scale: T,
+    accumulate: bool,
+) {
+    let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
+    let part = |first: usize| {
+        let depth = DEPTH.min(k - first);
+        let lhs = Mat { data: &lhs.data[first * lhs.col_stride..], cols: depth, ..lhs };
+        let rhs = Mat { data: &rhs.data[first * rhs.row_stride..], rows: depth, ..rhs };
+        let mut product = vec![T::zero(); m * n];
+        matmul(&mut product, n, lhs, rhs, scale, false, Threads::One);
+        product
+    };
+    let firsts: Vec<usize> = (0..k).step_by(DEPTH).collect();
+    let parts: Vec<Vec<T>> = firsts.into_par_iter().map(part).collect();
+    for (i, row) in out.chunks_mut(out_stride).take(m).enumerate() {
+        let row = &mut row[..n];
+        if !accumulate {
+            row.fill(T::zero());
+        }
+        for part in &parts {
+            row.iter_mut().zip(&part[i * n..][..n]).for_each(|(sum, &x)| *sum += x);
+        }
+    }
+}
+
 /// `out = scale * lhs * rhs`, or `out += …` with `accumulate`; `out` is row-major with `out_stride`.
 pub(crate) fn matmul<T: Real>(
     out: &mut [T],
@@ -414,6 +450,9 @@ pub(crate) fn matmul<T: Real>(
         return;
     }
     assert!((m - 1) * out_stride + n <= out.len(), "the output of a matrix product is too small");
+    if threads == Threads::All && m.min(n) <= NARROW && k >= 2 * DEPTH {
+        return matmul_in_parts(out, out_stride, lhs, rhs, scale, accumulate);
+    }
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::All => gemm::Parallelism::Rayon(rayon::current_num_threads()),

@@ -33,14 +33,36 @@ pub struct LoraGrads {
     pub b: Tensor,
 }
 
+/// One of the layers that share an input.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// W (out, in)
+    pub weight: &'a Tensor,
+    /// b (out)
+    pub bias: Option<&'a Tensor>,
+    /// The adapter.
+    pub lora: Option<Lora<'a>>,
+}
+
 /// y (N, out) for `x` (N, in), `weight` (out, in), `bias` (out).
 ///
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Option<Lora>) -> Result<Tensor> {
-    check(x, weight, bias, lora)?;
-    let dropped = dropped_input(x, lora)?;
-    dispatch!(x, forward_cpu(x, weight, bias, lora, &dropped), composed(x, weight, bias, lora))
+    Ok(forward_all(x, &[Layer { weight, bias, lora }])?.remove(0))
+}
+
+/// The outputs of layers that share the input `x` (N, in): their rank-r products with it are one.
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn forward_all(x: &Tensor, layers: &[Layer]) -> Result<Vec<Tensor>> {
+    layers.iter().try_for_each(|layer| check(x, layer.weight, layer.bias, layer.lora))?;
+    dispatch!(
+        x,
+        forward_cpu(x, layers),
+        layers.iter().map(|layer| composed(x, layer.weight, layer.bias, layer.lora)).collect()
+    )
 }
 
 fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Option<Lora>) -> Result<()> {
@@ -86,8 +108,6 @@ fn dropped_input(x: &Tensor, lora: Option<Lora>) -> Result<Tensor> {
 
 /// Gradients of the adapter, and with `dx` the input's gradient, which is added to what `dx` holds.
 ///
-/// Adding lets layers that share an input share one gradient buffer.
-///
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn backward(
@@ -97,17 +117,26 @@ pub fn backward(
     dy: &Tensor,
     dx: Option<&mut Option<Tensor>>,
 ) -> Result<Option<LoraGrads>> {
-    check(x, weight, None, lora)?;
-    check_grad(x, weight.dim(0)?, dy)?;
+    Ok(backward_all(x, &[(Layer { weight, bias: None, lora }, dy)], dx)?.remove(0))
+}
+
+/// [`backward`] of layers that share the input `x` (N, in), each with its output's gradient (N, out).
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn backward_all(
+    x: &Tensor,
+    layers: &[(Layer, &Tensor)],
+    dx: Option<&mut Option<Tensor>>,
+) -> Result<Vec<Option<LoraGrads>>> {
+    for (layer, dy) in layers {
+        check(x, layer.weight, None, layer.lora)?;
+        check_grad(x, layer.weight.dim(0)?, dy)?;
+    }
     if let Some(Some(sum)) = &dx {
         ensure!(sum.shape() == x.shape(), "a sum {:?} for an input {:?}", sum.shape(), x.shape());
     }
-    let dropped = dropped_input(x, lora)?;
-    dispatch!(
-        x,
-        backward_cpu(weight, lora, dy, &dropped, dx),
-        backward_tensors(weight, lora, dy, &dropped, dx)
-    )
+    dispatch!(x, backward_cpu(x, layers, dx), backward_tensors(x, layers, dx))
 }
 
 fn check_grad(x: &Tensor, d_out: usize, dy: &Tensor) -> Result<()> {
@@ -133,129 +162,246 @@ pub fn bias_grad(dy: &Tensor) -> Result<Tensor> {
     Ok(dy.sum(0)?)
 }
 
-fn forward_cpu<T: Real>(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    lora: Option<Lora>,
-    dropped: &Tensor,
-) -> Result<Tensor> {
-    let ((n, d_in), (d_out, _)) = (x.dims2()?, weight.dims2()?);
-    let mut y = match bias {
-        Some(bias) => cpu::view::<T>(bias)?.repeat(n),
-        None => vec![T::zero(); n * d_out],
-    };
-    let input = cpu::view::<T>(x)?;
-    let w = cpu::view::<T>(weight)?;
-    let (xs, ws) = (Mat::new(&input, n, d_in), Mat::new(&w, d_out, d_in));
-    cpu::matmul(&mut y, d_out, xs, ws.t(), T::one(), bias.is_some(), Threads::All);
-    if let Some(lora) = lora {
-        let (r, _) = lora.a.dims2()?;
-        let b = cpu::view::<T>(lora.b)?;
-        let low = low_rank_input::<T>(lora, dropped)?;
-        let (low, b) = (Mat::new(&low, n, r), Mat::new(&b, d_out, r));
-        cpu::matmul(&mut y, d_out, low, b.t(), T::from_f64(lora.scale), true, Threads::All);
-    }
-    cpu::tensor(y, (n, d_out))
+/// The adapters of layers that share an input, with their low-rank rows side by side.
+struct Stack<'a> {
+    /// Each layer's adapter and the first of its columns of (N, R).
+    adapters: Vec<Option<(Lora<'a>, usize)>>,
+    /// R, the sum of the ranks.
+    columns: usize,
+    /// Without dropout all adapters see the same input.
+    same_input: bool,
 }
 
-/// x̂ Aᵀ (N, r)
-fn low_rank_input<T: Real>(lora: Lora, dropped: &Tensor) -> Result<Vec<T>> {
-    let ((n, d_in), (r, _)) = (dropped.dims2()?, lora.a.dims2()?);
-    let (input, a) = (cpu::view::<T>(dropped)?, cpu::view::<T>(lora.a)?);
-    let mut low = vec![T::zero(); n * r];
-    let (xs, a) = (Mat::new(&input, n, d_in), Mat::new(&a, r, d_in));
-    cpu::matmul(&mut low, r, xs, a.t(), T::one(), false, Threads::All);
-    Ok(low)
+impl<'a> Stack<'a> {
+    fn new(layers: impl Iterator<Item = Option<Lora<'a>>>) -> Result<Self> {
+        let (mut adapters, mut columns, mut same_input) = (Vec::new(), 0, true);
+        for lora in layers {
+            adapters.push(lora.map(|lora| (lora, columns)));
+            if let Some(lora) = lora {
+                columns += lora.a.dim(0)?;
+                same_input &= lora.mask.is_none();
+            }
+        }
+        Ok(Self { adapters, columns, same_input })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(Lora<'a>, usize)> {
+        self.adapters.iter().flatten()
+    }
+
+    /// All A, one below the other (R, in).
+    fn a<T: Real>(&self, d_in: usize) -> Result<Vec<T>> {
+        let mut stacked = Vec::with_capacity(self.columns * d_in);
+        for (lora, _) in self.iter() {
+            stacked.extend_from_slice(&cpu::view::<T>(lora.a)?);
+        }
+        Ok(stacked)
+    }
+
+    /// x̂ Aᵀ of every adapter (N, R).
+    fn low<T: Real>(&self, x: &Tensor) -> Result<Vec<T>> {
+        let (n, d_in) = x.dims2()?;
+        let mut low = vec![T::zero(); n * self.columns];
+        if self.same_input {
+            let (input, a) = (cpu::view::<T>(x)?, self.a::<T>(d_in)?);
+            let (xs, a) = (Mat::new(&input, n, d_in), Mat::new(&a, self.columns, d_in));
+            cpu::matmul(&mut low, self.columns, xs, a.t(), T::one(), false, Threads::All);
+            return Ok(low);
+        }
+        for &(lora, first) in self.iter() {
+            let dropped = dropped_input(x, Some(lora))?;
+            let (input, a) = (cpu::view::<T>(&dropped)?, cpu::view::<T>(lora.a)?);
+            let (xs, a) = (Mat::new(&input, n, d_in), Mat::new(&a, lora.a.dim(0)?, d_in));
+            cpu::matmul(columns(&mut low, first), self.columns, xs, a.t(), T::one(), false, Threads::All);
+        }
+        Ok(low)
+    }
+}
+
+/// An array (N, R) from column `first` on; none where it has no rows.
+fn columns<T>(array: &mut [T], first: usize) -> &mut [T] {
+    let first = first.min(array.len());
+    &mut array[first..]
+}
+
+/// `width` columns of an array (N, R) from column `first` on.
+fn columns_of<T>(array: &[T], n: usize, width: usize, first: usize, stride: usize) -> Mat<'_, T> {
+    Mat::strided(&array[first.min(array.len())..], n, width, stride)
+}
+
+fn forward_cpu<T: Real>(x: &Tensor, layers: &[Layer]) -> Result<Vec<Tensor>> {
+    let (n, d_in) = x.dims2()?;
+    let stack = Stack::new(layers.iter().map(|layer| layer.lora))?;
+    let low = stack.low::<T>(x)?;
+    let input = cpu::view::<T>(x)?;
+    let mut outputs = Vec::with_capacity(layers.len());
+    for (layer, adapter) in layers.iter().zip(&stack.adapters) {
+        let d_out = layer.weight.dim(0)?;
+        let mut y = match layer.bias {
+            Some(bias) => cpu::view::<T>(bias)?.repeat(n),
+            None => vec![T::zero(); n * d_out],
+        };
+        let w = cpu::view::<T>(layer.weight)?;
+        let (xs, ws) = (Mat::new(&input, n, d_in), Mat::new(&w, d_out, d_in));
+        cpu::matmul(&mut y, d_out, xs, ws.t(), T::one(), layer.bias.is_some(), Threads::All);
+        if let &Some((lora, first)) = adapter {
+            let r = lora.a.dim(0)?;
+            let b = cpu::view::<T>(lora.b)?;
+            let (low, b) = (columns_of(&low, n, r, first, stack.columns), Mat::new(&b, d_out, r));
+            cpu::matmul(&mut y, d_out, low, b.t(), T::from_f64(lora.scale), true, Threads::All);
+        }
+        outputs.push(cpu::tensor(y, (n, d_out))?);
+    }
+    Ok(outputs)
 }
 
 fn backward_cpu<T: Real>(
-    weight: &Tensor,
-    lora: Option<Lora>,
-    dy: &Tensor,
-    dropped: &Tensor,
+    x: &Tensor,
+    layers: &[(Layer, &Tensor)],
     dx: Option<&mut Option<Tensor>>,
-) -> Result<Option<LoraGrads>> {
-    let ((n, d_out), (_, d_in)) = (dy.dims2()?, weight.dims2()?);
-    let (w, output_grad) = (cpu::view::<T>(weight)?, cpu::view::<T>(dy)?);
-    let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
+) -> Result<Vec<Option<LoraGrads>>> {
+    let (n, d_in) = x.dims2()?;
+    let stack = Stack::new(layers.iter().map(|(layer, _)| layer.lora))?;
 
-    // s dy B (N, r), which dA and dX both need
-    let mut low_grad = Vec::new();
-    let mut grads = None;
-    if let Some(lora) = lora {
-        let (r, _) = lora.a.dims2()?;
-        let (a_shape, b_shape) = (lora.a.shape(), lora.b.shape());
-        let (b, input) = (cpu::view::<T>(lora.b)?, cpu::view::<T>(dropped)?);
-        let scale = T::from_f64(lora.scale);
-        low_grad = vec![T::zero(); n * r];
-        cpu::matmul(&mut low_grad, r, dys, Mat::new(&b, d_out, r), scale, false, Threads::All);
-        let low = low_rank_input::<T>(lora, dropped)?;
-        let mut da = vec![T::zero(); r * d_in];
-        let mut db = vec![T::zero(); d_out * r];
-        let (low, low_grad) = (Mat::new(&low, n, r), Mat::new(&low_grad, n, r));
-        cpu::matmul(&mut da, d_in, low_grad.t(), Mat::new(&input, n, d_in), T::one(), false, Threads::All);
-        cpu::matmul(&mut db, r, dys.t(), low, scale, false, Threads::All);
-        grads = Some(LoraGrads { a: cpu::tensor(da, a_shape)?, b: cpu::tensor(db, b_shape)? });
-    }
-
-    if let Some(dx) = dx {
-        let add = |out: &mut [T], accumulate: bool| -> Result<()> {
-            cpu::matmul(out, d_in, dys, ws, T::one(), accumulate, Threads::All);
-            let Some(lora) = lora else { return Ok(()) };
-            let (r, _) = lora.a.dims2()?;
-            let a = cpu::view::<T>(lora.a)?;
-            let (low_grad, a) = (Mat::new(&low_grad, n, r), Mat::new(&a, r, d_in));
-            let Some(mask) = lora.mask else {
-                cpu::matmul(out, d_in, low_grad, a, T::one(), true, Threads::All);
-                return Ok(());
-            };
-            let mut through = vec![T::zero(); n * d_in];
-            cpu::matmul(&mut through, d_in, low_grad, a, T::one(), false, Threads::All);
-            let mask = cpu::view::<T>(mask)?;
-            for ((o, &t), &m) in out.iter_mut().zip(&through).zip(mask.iter()) {
-                *o += t * m;
-            }
-            Ok(())
+    // s dy B (N, R), which dA and dX both need, and dB
+    let low = stack.low::<T>(x)?;
+    let mut low_grad = vec![T::zero(); n * stack.columns];
+    let mut b_grads = Vec::with_capacity(layers.len());
+    for ((_, dy), adapter) in layers.iter().zip(&stack.adapters) {
+        let &Some((lora, first)) = adapter else {
+            b_grads.push(None);
+            continue;
         };
+        let (d_out, r) = lora.b.dims2()?;
+        let (output_grad, b) = (cpu::view::<T>(dy)?, cpu::view::<T>(lora.b)?);
+        let (dys, scale) = (Mat::new(&output_grad, n, d_out), T::from_f64(lora.scale));
+        let to = columns(&mut low_grad, first);
+        cpu::matmul(to, stack.columns, dys, Mat::new(&b, d_out, r), scale, false, Threads::All);
+        let mut db = vec![T::zero(); d_out * r];
+        let low = columns_of(&low, n, r, first, stack.columns);
+        cpu::matmul(&mut db, r, dys.t(), low, scale, false, Threads::All);
+        b_grads.push(Some(cpu::tensor(db, (d_out, r))?));
+    }
+    drop(low);
+
+    let a_grads = a_grads_cpu::<T>(x, &stack, &low_grad)?;
+    if let Some(dx) = dx {
         match dx {
-            Some(sum) => cpu::update::<T>(sum, |out| add(out, true))?,
+            Some(sum) => {
+                cpu::update::<T>(sum, |sum| input_grad_cpu(sum, true, x, layers, &stack, &low_grad))?;
+            }
             None => {
-                let mut out = vec![T::zero(); n * d_in];
-                add(&mut out, false)?;
-                *dx = Some(cpu::tensor(out, (n, d_in))?);
+                let mut sum = vec![T::zero(); n * d_in];
+                input_grad_cpu(&mut sum, false, x, layers, &stack, &low_grad)?;
+                *dx = Some(cpu::tensor(sum, (n, d_in))?);
             }
         }
     }
-    Ok(grads)
+    let pairs = a_grads.into_iter().zip(b_grads);
+    Ok(pairs.map(|(a, b)| a.zip(b).map(|(a, b)| LoraGrads { a, b })).collect())
+}
+
+/// dA = low_gradᵀ x̂ (r, in) of every adapter.
+fn a_grads_cpu<T: Real>(x: &Tensor, stack: &Stack, low_grad: &[T]) -> Result<Vec<Option<Tensor>>> {
+    let (n, d_in) = x.dims2()?;
+    let product = |input: &Tensor, r: usize, first: usize| -> Result<Vec<T>> {
+        let input = cpu::view::<T>(input)?;
+        let mut da = vec![T::zero(); r * d_in];
+        let low_grad = columns_of(low_grad, n, r, first, stack.columns);
+        cpu::matmul(&mut da, d_in, low_grad.t(), Mat::new(&input, n, d_in), T::one(), false, Threads::All);
+        Ok(da)
+    };
+    let together = if stack.same_input { product(x, stack.columns, 0)? } else { Vec::new() };
+    let one = |adapter: &Option<(Lora, usize)>| -> Result<Option<Tensor>> {
+        let &Some((lora, first)) = adapter else { return Ok(None) };
+        let r = lora.a.dim(0)?;
+        let da = match stack.same_input {
+            true => together[first * d_in..(first + r) * d_in].to_vec(),
+            false => product(&dropped_input(x, Some(lora))?, r, first)?,
+        };
+        Ok(Some(cpu::tensor(da, (r, d_in))?))
+    };
+    stack.adapters.iter().map(one).collect()
+}
+
+/// Σ dy W + low_grad A (under the adapter's dropout) into `dx` (N, in), or added to it.
+fn input_grad_cpu<T: Real>(
+    dx: &mut [T],
+    accumulate: bool,
+    x: &Tensor,
+    layers: &[(Layer, &Tensor)],
+    stack: &Stack,
+    low_grad: &[T],
+) -> Result<()> {
+    let (n, d_in) = x.dims2()?;
+    for (i, (layer, dy)) in layers.iter().enumerate() {
+        let d_out = layer.weight.dim(0)?;
+        let (w, output_grad) = (cpu::view::<T>(layer.weight)?, cpu::view::<T>(dy)?);
+        let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
+        cpu::matmul(dx, d_in, dys, ws, T::one(), accumulate || i > 0, Threads::All);
+    }
+    if stack.same_input {
+        let a = stack.a::<T>(d_in)?;
+        let low_grad = Mat::new(low_grad, n, stack.columns);
+        cpu::matmul(dx, d_in, low_grad, Mat::new(&a, stack.columns, d_in), T::one(), true, Threads::All);
+        return Ok(());
+    }
+    for &(lora, first) in stack.iter() {
+        let r = lora.a.dim(0)?;
+        let a = cpu::view::<T>(lora.a)?;
+        let low_grad = columns_of(low_grad, n, r, first, stack.columns);
+        let Some(mask) = lora.mask else {
+            cpu::matmul(dx, d_in, low_grad, Mat::new(&a, r, d_in), T::one(), true, Threads::All);
+            continue;
+        };
+        let mut through = vec![T::zero(); n * d_in];
+        cpu::matmul(&mut through, d_in, low_grad, Mat::new(&a, r, d_in), T::one(), false, Threads::All);
+        let mask = cpu::view::<T>(mask)?;
+        let (mask, through) = (&*mask, &through[..]);
+        cpu::for_rows(
+            dx,
+            d_in,
+            #[inline(always)]
+            |first, rows| {
+                let at = first * d_in;
+                for (i, x) in rows.iter_mut().enumerate() {
+                    *x += through[at + i] * mask[at + i];
+                }
+            },
+        );
+    }
+    Ok(())
 }
 
 fn backward_tensors(
-    weight: &Tensor,
-    lora: Option<Lora>,
-    dy: &Tensor,
-    dropped: &Tensor,
-    dx: Option<&mut Option<Tensor>>,
-) -> Result<Option<LoraGrads>> {
-    let low_grad = lora.map(|l| -> Result<_> { Ok((dy.matmul(l.b)? * l.scale)?) }).transpose()?; // (N, r)
-    if let Some(dx) = dx {
-        let mut grad = dy.matmul(weight)?;
-        if let (Some(lora), Some(low_grad)) = (lora, &low_grad) {
-            let through = low_grad.matmul(lora.a)?;
-            grad = match lora.mask {
-                Some(mask) => (grad + (through * mask)?)?,
-                None => (grad + through)?,
-            };
+    x: &Tensor,
+    layers: &[(Layer, &Tensor)],
+    mut dx: Option<&mut Option<Tensor>>,
+) -> Result<Vec<Option<LoraGrads>>> {
+    let one = |(layer, dy): &(Layer, &Tensor)| -> Result<Option<LoraGrads>> {
+        let lora = layer.lora;
+        let low_grad = lora.map(|l| -> Result<_> { Ok((dy.matmul(l.b)? * l.scale)?) }).transpose()?; // (N, r)
+        if let Some(dx) = dx.as_deref_mut() {
+            let mut grad = dy.matmul(layer.weight)?;
+            if let (Some(lora), Some(low_grad)) = (lora, &low_grad) {
+                let through = low_grad.matmul(lora.a)?;
+                grad = match lora.mask {
+                    Some(mask) => (grad + (through * mask)?)?,
+                    None => (grad + through)?,
+                };
+            }
+            *dx = Some(match dx.take() {
+                Some(sum) => (sum + grad)?,
+                None => grad,
+            });
         }
-        *dx = Some(match dx.take() {
-            Some(sum) => (sum + grad)?,
-            None => grad,
-        });
-    }
-    let (Some(lora), Some(low_grad)) = (lora, low_grad) else { return Ok(None) };
-    let low = dropped.matmul(&lora.a.t()?)?; // (N, r)
-    let b = (dy.t()?.matmul(&low)? * lora.scale)?;
-    Ok(Some(LoraGrads { a: low_grad.t()?.matmul(dropped)?, b }))
+        let (Some(lora), Some(low_grad)) = (lora, low_grad) else { return Ok(None) };
+        let dropped = dropped_input(x, Some(lora))?;
+        let low = dropped.matmul(&lora.a.t()?)?; // (N, r)
+        let b = (dy.t()?.matmul(&low)? * lora.scale)?;
+        Ok(Some(LoraGrads { a: low_grad.t()?.matmul(&dropped)?, b }))
+    };
+    layers.iter().map(one).collect()
 }
 
 fn weight_grad_cpu<T: Real>(x: &Tensor, dy: &Tensor) -> Result<Tensor> {

@@ -12,6 +12,7 @@
 //! Fast forms on the CPU work on f32 and f64, in parallel over fixed chunks: every sum has an order that
 //! does not depend on the number of threads.
 
+pub mod adamw;
 pub mod attention;
 mod cpu;
 pub mod dropout;
@@ -21,6 +22,7 @@ pub mod linear;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod weight;
 
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device, Tensor, Var};

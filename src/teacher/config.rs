@@ -1,7 +1,10 @@
 //! `[teacher]`: which users are taught about, by whom, and over how many questions.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::beliefs::{self, BeliefsConfig};
 use super::decision::Decision;
@@ -11,7 +14,10 @@ use super::rival::{self, ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfi
 use crate::error::usage;
 use crate::world::World;
 use crate::world::flights::FlightsConfig;
+use crate::world::hotels::HotelsConfig;
 use crate::world::personality::PersonalityConfig;
+use crate::world::shop::ShopConfig;
+use crate::world::trait_flights::TraitFlightsConfig;
 
 /// From how many users on the number to draw must be given: beyond it a whole grid takes hours.
 const MANY_USERS: usize = 10_000;
@@ -31,7 +37,7 @@ pub struct TeacherConfig {
     /// Episodes of each user.
     #[serde(default = "default_episodes_per_user")]
     pub episodes_per_user: usize,
-    /// Questions in an episode; the world's own number where absent (flights 5, personality 50).
+    /// Questions in an episode; the world's own number where absent (flights and hotels 5, personality 50).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounds: Option<usize>,
     /// What the assistant says.
@@ -75,9 +81,18 @@ pub struct TeacherConfig {
     /// The flights world's own settings.
     #[serde(default)]
     pub flights: FlightsConfig,
+    /// The hotels world's own settings.
+    #[serde(default)]
+    pub hotels: HotelsConfig,
     /// The personality world's own settings.
     #[serde(default)]
     pub personality: PersonalityConfig,
+    /// The settings of the world of flights that follow from traits.
+    #[serde(default)]
+    pub trait_flights: TraitFlightsConfig,
+    /// The shop's own settings.
+    #[serde(default)]
+    pub shop: ShopConfig,
 }
 
 fn default_episodes_per_user() -> usize {
@@ -88,14 +103,42 @@ fn default_candidates() -> usize {
     500
 }
 
-/// The worlds there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// The worlds there are: a name, or the path of a declared world, which ends in `.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", remote = "Self")]
 pub enum WorldName {
     /// See [`crate::world::flights`].
     Flights,
+    /// See [`crate::world::hotels`].
+    Hotels,
     /// See [`crate::world::personality`].
     Personality,
+    /// See [`crate::world::trait_flights`].
+    TraitFlights,
+    /// See [`crate::world::shop`].
+    Shop,
+    /// See [`crate::world::declared`]; the path is taken from the working directory.
+    #[serde(skip)]
+    Declared(PathBuf),
+}
+
+impl Serialize for WorldName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WorldName::Declared(path) => path.serialize(serializer),
+            name => WorldName::serialize(name, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WorldName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WorldName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.ends_with(".toml") {
+            return Ok(WorldName::Declared(text.into()));
+        }
+        WorldName::deserialize(text.into_deserializer())
+    }
 }
 
 /// What an episode gives as `probs`, which training imitates.
@@ -133,7 +176,10 @@ impl TeacherConfig {
             drift: DriftConfig::default(),
             beliefs: BeliefsConfig::default(),
             flights: FlightsConfig::default(),
+            hotels: HotelsConfig::default(),
             personality: PersonalityConfig::default(),
+            trait_flights: TraitFlightsConfig::default(),
+            shop: ShopConfig::default(),
         }
     }
 
@@ -142,9 +188,13 @@ impl TeacherConfig {
     /// # Errors
     /// If its own settings make no sense.
     pub fn build_world(&self) -> Result<World> {
-        match self.world {
+        match &self.world {
             WorldName::Flights => World::flights(&self.flights),
+            WorldName::Hotels => World::hotels(&self.hotels),
             WorldName::Personality => World::personality(&self.personality),
+            WorldName::TraitFlights => World::trait_flights(&self.trait_flights, &self.personality),
+            WorldName::Shop => World::shop(&self.shop),
+            WorldName::Declared(path) => World::declared(path),
         }
     }
 

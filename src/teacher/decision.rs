@@ -37,6 +37,7 @@ pub fn expected_rewards(posterior: &Posterior, question: &Question, predictive: 
             // Expected squared distance is this plus the variance, which is the same for every option.
             (0..predictive.len()).map(|i| -(i as f64 - mean).powi(2)).collect()
         }
+        Reward::Match => predictive.to_vec(),
     }
 }
 

@@ -43,9 +43,16 @@ impl DriftConfig {
             return Err(usage(format!("teacher.drift.hazard is {}, it must be in [0, 1]", self.hazard)));
         }
         let attributes = world.attributes();
-        let is_bare = |f: &usize| attributes.iter().all(|a| a.factor != *f);
-        let bare = (0..world.factors().len()).find(is_bare);
-        if let (true, DriftTo::Neighbour, Some(f)) = (self.hazard > 0.0, self.to, bare) {
+        if self.hazard == 0.0 || self.to == DriftTo::Prior {
+            return Ok(());
+        }
+        let is_alone = |f: &usize| {
+            let here: Vec<&Attribute> = attributes.iter().filter(|a| a.factor == *f).collect();
+            neighbours(world.factors()[*f].prior.len(), &here).iter().all(Vec::is_empty)
+        };
+        // A factor of one hypothesis cannot change anyway.
+        let factors = (0..world.factors().len()).filter(|&f| world.factors()[f].prior.len() > 1);
+        if let Some(f) = factors.into_iter().find(is_alone) {
             return Err(usage(format!(
                 "teacher.drift.to is \"neighbour\", but nothing says which hypotheses of {} are neighbours: use \
                  \"prior\"",

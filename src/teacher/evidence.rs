@@ -10,7 +10,7 @@ use super::posterior::Posterior;
 use crate::error::usage;
 use crate::metrics::argmax;
 use crate::rng::{self, Stream};
-use crate::world::{Question, World};
+use crate::world::{Likelihood, Question, World};
 
 /// The most candidates for a question.
 const MOST_CANDIDATES: usize = 1_000_000;
@@ -41,12 +41,11 @@ pub(super) struct Questions<'a> {
 }
 
 enum Supply {
-    /// All drawn beforehand.
+    /// All drawn beforehand, at random.
     Drawn(IntoIter<Question>),
-    /// Items that are left, as (item, question).
-    Bank(Vec<(usize, Question)>),
-    /// Drawn freely, as they are needed.
-    Free,
+    /// Chosen, as they are needed: among these items, as (item, question), while the world's bank is asked from; and
+    /// then among option sets.
+    Chosen(Vec<(usize, Question)>),
 }
 
 impl<'a> Questions<'a> {
@@ -55,13 +54,10 @@ impl<'a> Questions<'a> {
         let mut draws = rng::stream(seed, "teacher.questions", episode);
         let supply = match config.evidence {
             Evidence::Random => Supply::Drawn(world.questions(rounds, &mut draws).into_iter()),
-            Evidence::Eig | Evidence::Fisher => match world.bank(&mut draws) {
-                Some(items) => {
-                    let question = |item| world.item(item, 1).map(|question| (item, question));
-                    Supply::Bank(items.into_iter().filter_map(question).collect())
-                }
-                None => Supply::Free,
-            },
+            Evidence::Eig | Evidence::Fisher => {
+                let question = |item| world.item(item, 1).map(|question| (item, question));
+                Supply::Chosen(world.bank(&mut draws).into_iter().filter_map(question).collect())
+            }
         };
         Questions { config, world, supply, draws, asked: 0, rounds }
     }
@@ -73,13 +69,14 @@ impl<'a> Questions<'a> {
             return None;
         }
         self.asked += 1;
+        let (world, place) = (self.world, self.asked);
         let question = match &mut self.supply {
             Supply::Drawn(questions) => questions.next()?,
-            Supply::Bank(items) => {
+            Supply::Chosen(items) if place <= world.bank_rounds() => {
                 let value = |(item, question): &(usize, Question)| match self.config.evidence {
                     Evidence::Fisher => {
                         let marginal = posterior.marginal(question.factor);
-                        self.world.fisher_information(*item, marginal).unwrap_or(0.0)
+                        world.fisher_information(*item, marginal).unwrap_or(0.0)
                     }
                     _ => posterior.expected_gain(question),
                 };
@@ -87,22 +84,23 @@ impl<'a> Questions<'a> {
                 if values.is_empty() {
                     return None;
                 }
-                let (item, _) = items.remove(argmax(&values));
-                self.world.item(item, self.asked)?
+                let best = argmax(&values);
+                let item = items[best].0;
+                if !world.items_come_again() {
+                    items.remove(best);
+                }
+                world.item(item, place)?
             }
-            Supply::Free => {
+            Supply::Chosen(_) => {
                 let mut best = f64::NEG_INFINITY;
-                self.world.best_question(
-                    self.config.candidates,
-                    &mut self.draws,
-                    &mut |likelihood, factor| {
-                        // Rounded as by `argmax`, so that the first of equals is taken.
-                        let gain = (posterior.expected_gain_of(likelihood, factor) * 1e9).round();
-                        let is_better = gain > best;
-                        best = best.max(gain);
-                        is_better
-                    },
-                )
+                let mut is_better = |likelihood: &Likelihood, factor| {
+                    // Rounded as by `argmax`, so that the first of equals is taken.
+                    let gain = (posterior.expected_gain_of(likelihood, factor) * 1e9).round();
+                    let is_better = gain > best;
+                    best = best.max(gain);
+                    is_better
+                };
+                world.best_question(place, self.config.candidates, &mut self.draws, &mut is_better)?
             }
         };
         let stop_gain = self.config.stop_gain;
@@ -132,17 +130,25 @@ pub(super) fn check(config: &TeacherConfig, world: &World) -> Result<()> {
                 .into(),
         );
     }
+    if config.evidence != Evidence::Random && !world.has_exact_teacher() {
+        return refuse(format!(
+            "teacher.evidence chooses questions by what their answers tell, but no exact teacher exists for the {} world, \
+             and so nothing says what they tell: use \"random\"",
+            world.name()
+        ));
+    }
     if config.evidence == Evidence::Fisher {
-        let bank = world.bank(&mut rng::stream(0, "teacher.check", 0)).unwrap_or_default();
+        let bank = world.bank(&mut rng::stream(0, "teacher.check", 0));
         let has_information = |item: &usize| {
             let question = world.item(*item, 1);
             let prior = question.and_then(|q| world.factors().get(q.factor));
             prior.is_some_and(|factor| world.fisher_information(*item, &factor.prior).is_some())
         };
-        if bank.is_empty() || !bank.iter().all(has_information) {
+        let all_rounds = config.rounds_in(world) <= world.bank_rounds();
+        if !all_rounds || bank.is_empty() || !bank.iter().all(has_information) {
             return refuse(format!(
-                "teacher.evidence is \"fisher\", but answers in the {} world are no smooth function of a level: use \
-                 \"eig\"",
+                "teacher.evidence is \"fisher\", but answers in the {} world as configured are no smooth function of one \
+                 level: use \"eig\"",
                 world.name()
             ));
         }

@@ -27,8 +27,7 @@ struct Forecast {
 impl HeldOut {
     /// Draws the sets, at random however evidence is chosen; none where the world's questions cannot be drawn freely.
     pub(super) fn draw(world: &World, rules: &Rules, seed: u64) -> HeldOut {
-        let sets = if world.has_held_out_sets() { SETS } else { 0 };
-        let questions = world.questions(sets, &mut rng::stream(seed, "teacher.held_out", 0));
+        let questions = world.option_sets(SETS, &mut rng::stream(seed, "teacher.held_out", 0));
         let at_prior = forecasts(&rules.prior(), &questions);
         HeldOut { questions, at_prior }
     }
@@ -37,10 +36,11 @@ impl HeldOut {
         self.questions.len()
     }
 
-    /// What a user, given as one hypothesis a factor, answers on each set; `user` is the user's index.
-    pub(super) fn truths(&self, world: &World, seed: u64, user: usize, hypotheses: &[usize]) -> Vec<usize> {
-        let mut draws = rng::stream(seed, "teacher.held_out_answers", user as u64);
-        self.questions.iter().map(|question| world.answer(hypotheses, question, &mut draws)).collect()
+    /// What a user, given as one hypothesis a factor, likes best in each set: what a noisy user would choose without
+    /// the noise.
+    pub(super) fn truths(&self, hypotheses: &[usize]) -> Vec<usize> {
+        let best = |question: &Question| question.behaviour.most_probable(hypotheses[question.factor]);
+        self.questions.iter().map(best).collect()
     }
 
     /// How well the posterior after `round` rounds predicts the answers, or an oracle that sees them does.
@@ -78,7 +78,7 @@ fn forecasts(posterior: &Posterior, questions: &[Question]) -> Vec<Forecast> {
     // All sets have the weights of the one factor that they bear on: their mean is needed once, not once a set.
     let mean = questions.first().and_then(|question| match &question.reward {
         Reward::Linear { weights, .. } => Some(posterior.mean(question.factor, weights)),
-        Reward::Nearness => None,
+        Reward::Nearness | Reward::Match => None,
     });
     let forecast = |question: &Question| {
         let predictive = posterior.predictive(question);

@@ -177,11 +177,13 @@ mod tests {
 
     fn question(likelihood: Likelihood) -> Question {
         let labels: Vec<String> = (0..likelihood.options()).map(|i| i.to_string()).collect();
+        let likelihood = Arc::new(likelihood);
         Question {
             text: String::new(),
             labels: labels.into(),
             factor: 0,
-            likelihood: Arc::new(likelihood),
+            behaviour: Arc::clone(&likelihood),
+            likelihood,
             reward: Reward::Nearness,
         }
     }

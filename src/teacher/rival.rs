@@ -209,11 +209,11 @@ pub(super) fn check(config: &TeacherConfig, world: &World) -> Result<()> {
         return refuse(format!("teacher.forgetful.discount is {discount}, it must be above 0 and at most 1"));
     }
     check_wrong_prior(&config.wrong_prior, config.kind == Kind::WrongPrior, world)?;
-    if matches!(config.kind, Kind::Tempered | Kind::Forgetful) && world.answers_are_certain() {
+    if matches!(config.kind, Kind::Tempered | Kind::Forgetful) && world.answers_only_rule_out() {
         return refuse(format!(
-            "teacher.kind is {:?}, but users of the {} world as configured never err: a likelihood of 0 or 1 to any \
-             power is the same again, so this teacher would be the exact one. Use users who err, or another kind \
-             (\"wrong-prior\", \"noisy-oracle\")",
+            "teacher.kind is {:?}, but users of the {} world as configured never err, as the teacher supposes, or their \
+             answers tell nothing: an answer can only rule users out, to any power, so this teacher would be the exact \
+             one. Use users who err, or another kind (\"wrong-prior\", \"noisy-oracle\")",
             config.kind.name(),
             world.name()
         ));
@@ -248,6 +248,12 @@ fn check_wrong_prior(config: &WrongPriorConfig, chosen: bool, world: &World) -> 
         return refuse(
             "teacher.wrong-prior.tilt is 0 and no levels are given: that is the true prior".into(),
         );
+    }
+    if chosen && attributes.is_empty() {
+        return refuse(format!(
+            "teacher.kind is \"wrong-prior\", but the {} world has no attributes to believe something wrong about",
+            world.name()
+        ));
     }
     let nothing_left = |factor: &Factor| factor.prior.iter().any(|p| !p.is_finite());
     if let Some(factor) = wrong_prior(config, world).iter().find(|f| nothing_left(f)) {

@@ -1,5 +1,6 @@
 //! All users through all episodes, into the files that training reads.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,9 @@ pub const TEACHER_FILE: &str = "teacher.json";
 
 /// Episodes simulated at once, between two writes: enough for every core, and a few dozen MB at most.
 const CHUNK: usize = 512;
+
+/// From so many users on, those to teach about are not drawn from a list of all.
+const LARGE_GRID: usize = 1 << 24;
 
 /// Draws users, takes each through its episodes, and writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and,
 /// last, `teacher.json` into `out_dir`. A part whose fraction is 0 gets an empty file.
@@ -62,7 +66,7 @@ pub fn teach(
             .into_par_iter()
             .map(|i| {
                 let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
-                teach_one(&course, &world, &held_out, seed, user, number)
+                teach_one(&course, &held_out, seed, user, number)
             })
             .collect::<Result<_>>()?;
         for (one, &part) in taught.iter().zip(&parts[first..]) {
@@ -89,6 +93,16 @@ pub fn teach(
 
 /// Indices into the world's grid, in ascending order where only some are drawn.
 fn draw_users(config: &TeacherConfig, world: &World, seed: u64) -> Vec<usize> {
+    if let Some(count) = config.users
+        && world.users() > LARGE_GRID
+    {
+        let mut draws = rng::stream(seed, "teacher.users", 0);
+        let mut users = BTreeSet::new();
+        while users.len() < count {
+            users.insert(draws.below(world.users()));
+        }
+        return users.into_iter().collect();
+    }
     let mut users: Vec<usize> = (0..world.users()).collect();
     if let Some(count) = config.users {
         rng::stream(seed, "teacher.users", 0).shuffle(&mut users);
@@ -108,14 +122,7 @@ struct Taught {
     held_out: Vec<Tally>,
 }
 
-fn teach_one(
-    course: &Course,
-    world: &World,
-    held_out: &HeldOut,
-    seed: u64,
-    user: usize,
-    number: usize,
-) -> Result<Taught> {
+fn teach_one(course: &Course, held_out: &HeldOut, seed: u64, user: usize, number: usize) -> Result<Taught> {
     let mut errors = rng::stream(seed, "teacher.held_out_errors", ((user as u64) << 32) | number as u64);
     // The truths of a user as of the last round, for users that change.
     let mut known: Option<(Vec<usize>, Vec<usize>)> = None;
@@ -126,7 +133,7 @@ fn teach_one(
         }
         let truths = match known.take() {
             Some((of, truths)) if of == hypotheses => truths,
-            _ => held_out.truths(world, seed, user, hypotheses),
+            _ => held_out.truths(hypotheses),
         };
         tallies.push(held_out.ask(&course.rules, posterior, tallies.len(), &truths, &mut errors));
         known = Some((hypotheses.to_vec(), truths));

@@ -231,6 +231,7 @@ impl Pipeline {
         let Encoded { ids, offsets } = encoded;
         let sequence = Sequence {
             id: episode.id.clone(),
+            user: episode.user.clone(),
             input_ids: [prefix(bos), ids].concat(),
             targets,
             format_positions,

@@ -13,6 +13,8 @@ use crate::episode::{self, Episode, FORMAT_VERSION};
 pub struct Sequence {
     /// The episode's id.
     pub id: String,
+    /// Who the user is; empty where that is not known.
+    pub user: String,
     /// The tokens.
     pub input_ids: Vec<u32>,
     /// What is trained, by position.
@@ -95,6 +97,8 @@ struct Kind {
 struct TokenisedLine {
     format_version: u32,
     id: Option<String>,
+    #[serde(default)]
+    user: String,
     input_ids: Vec<u32>,
     targets: Vec<TokenisedTarget>,
 }
@@ -142,7 +146,8 @@ fn parse_line(text: &str, number: usize) -> Result<Line> {
         .collect();
     targets.sort_by_key(|t| t.position);
     let id = line.id.unwrap_or_else(|| format!("tokenised-{number}"));
-    let sequence = Sequence { id, input_ids: line.input_ids, targets, format_positions: Vec::new() };
+    let (user, input_ids) = (line.user, line.input_ids);
+    let sequence = Sequence { id, user, input_ids, targets, format_positions: Vec::new() };
     sequence.validate(None).with_context(|| format!("sequence {:?}", sequence.id))?;
     Ok(Line::Tokenised(sequence))
 }

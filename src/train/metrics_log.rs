@@ -1,13 +1,15 @@
-//! `metrics.jsonl`: one line a step and one an evaluation.
+//! `metrics.jsonl`: one line a step and one an evaluation; and the same as TensorBoard's event file.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::tensorboard::EventFile;
 use crate::files;
 
 /// The file's name within a run.
@@ -48,6 +50,8 @@ pub struct EvaluationRecord {
     pub validation_kl_vocabulary: f64,
     /// Mean entropy of the model's predictions.
     pub validation_entropy: f64,
+    /// Mean entropy of the teacher's predictions of the same answers.
+    pub validation_entropy_teacher: f64,
     /// How often the model's most probable option is the teacher's.
     pub validation_agreement: f64,
     /// How often it is the truth.
@@ -56,7 +60,10 @@ pub struct EvaluationRecord {
 }
 
 /// The open log.
-pub struct MetricsLog(File);
+pub struct MetricsLog {
+    lines: File,
+    events: EventFile,
+}
 
 impl MetricsLog {
     /// Opens the log of a run, keeping the lines up to `step` steps.
@@ -67,27 +74,33 @@ impl MetricsLog {
         let path = run_dir.join(FILE);
         let before = std::fs::read(&path).unwrap_or_default();
         let mut kept = Vec::new();
+        let mut records = Vec::new();
         for line in before.split(|&b| b == b'\n') {
             // A killed process may have left half a line.
-            let parsed = serde_json::from_slice::<Value>(line).ok();
-            let line_step = parsed.and_then(|v| v.get("step").and_then(Value::as_u64));
-            if line_step.is_some_and(|s| s as usize <= step) {
+            let Ok(record) = serde_json::from_slice::<Map<String, Value>>(line) else { continue };
+            if record.get("step").and_then(Value::as_u64).is_some_and(|s| s as usize <= step) {
                 kept.extend_from_slice(line);
                 kept.push(b'\n');
+                records.push(record);
             }
         }
         files::write(&path, &kept)?;
-        let file = File::options().append(true).open(&path);
-        Ok(Self(file.with_context(|| format!("cannot open {}", path.display()))?))
+        let lines = File::options().append(true).open(&path);
+        let lines = lines.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { lines, events: EventFile::create(run_dir, &records)? })
     }
 
-    /// Appends one line.
+    /// Appends one line, with the time in seconds since 1970.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(record)?;
+        let Value::Object(mut record) = serde_json::to_value(record)? else { bail!("a record has names") };
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        record.insert("time".into(), (time.as_millis() as f64 / 1000.0).into());
+        let mut line = serde_json::to_vec(&record)?;
         line.push(b'\n');
-        self.0.write_all(&line).context("cannot write metrics.jsonl")
+        self.lines.write_all(&line).context("cannot write metrics.jsonl")?;
+        self.events.append(&record)
     }
 }

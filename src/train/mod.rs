@@ -7,4 +7,5 @@ pub mod config;
 pub mod loss;
 pub mod metrics_log;
 pub mod optimizer;
+pub mod tensorboard;
 pub mod trainer;

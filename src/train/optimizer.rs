@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Tensor};
 
 use super::config::OptimizerConfig;
+use crate::ops::adamw::{self, Moments, Step};
 
 /// First and second moments by parameter name, and the number of updates so far.
 #[derive(Clone, Debug)]
@@ -48,22 +49,18 @@ impl AdamW {
         lr: f64,
     ) -> Result<()> {
         self.updates += 1;
-        let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, .. } = self.config;
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
-        let (correction1, correction2) = (correction(beta1), correction(beta2));
+        let OptimizerConfig { betas, eps, weight_decay, .. } = self.config;
+        let step = Step { lr, betas, eps, weight_decay, number: self.updates, factor };
         for (name, parameter) in parameters.iter_mut() {
             let gradient = gradients.get(name).with_context(|| format!("{name} has no gradient"))?;
-            let gradient = (gradient * factor)?;
             let zeros = || parameter.zeros_like();
-            let m = self.first.remove(name).map_or_else(zeros, Ok)?;
-            let v = self.second.remove(name).map_or_else(zeros, Ok)?;
-            let m = ((m * beta1)? + (&gradient * (1.0 - beta1))?)?;
-            let v = ((v * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let denominator = ((v.sqrt()? / correction2.sqrt())? + eps)?;
-            let step = ((&m / denominator)? * (lr / correction1))?;
-            *parameter = ((&*parameter * (1.0 - lr * weight_decay))? - step)?;
-            self.first.insert(name.clone(), m);
-            self.second.insert(name.clone(), v);
+            let first = self.first.remove(name).map_or_else(zeros, Ok)?;
+            let second = self.second.remove(name).map_or_else(zeros, Ok)?;
+            let old = Moments { parameter: parameter.clone(), first, second };
+            let new = adamw::update(&old, &gradient.to_dtype(parameter.dtype())?, &step)?;
+            *parameter = new.parameter;
+            self.first.insert(name.clone(), new.first);
+            self.second.insert(name.clone(), new.second);
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::metrics_log::{EvaluationRecord, MetricsLog, StepRecord};
 use super::optimizer::{AdamW, global_norm};
 use crate::device;
 use crate::eval;
-use crate::metrics::{Measures, summarise};
+use crate::metrics::{Measure, Measures, summarise};
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
 use crate::model::lora::{Adapter, LoraConfig};
@@ -304,7 +304,8 @@ impl<'a> Session<'a> {
 
     fn evaluate(&mut self) -> Result<EvaluationRecord> {
         let measures = self.measure()?;
-        let kl = validation_kl(&measures, &self.settings.loss);
+        let mean = |measure| measures.get(measure).context("the validation episodes have no answers");
+        let kl = validation_kl(&measures, &self.settings.loss)?;
         let step = self.state.step;
         if self.state.best.as_ref().is_none_or(|b| kl < b.kl) {
             let checkpoint = format!("{}/{}", checkpoint::FOLDER, checkpoint::name(step));
@@ -316,11 +317,12 @@ impl<'a> Session<'a> {
         Ok(EvaluationRecord {
             step,
             validation_kl: kl,
-            validation_belief_kl: measures.beliefs.as_ref().map(|beliefs| beliefs.kl),
-            validation_kl_vocabulary: measures.kl_vocabulary,
-            validation_entropy: measures.entropy,
-            validation_agreement: measures.agreement,
-            validation_accuracy: measures.accuracy,
+            validation_belief_kl: measures.beliefs.as_ref().and_then(|beliefs| beliefs.get(Measure::Kl)),
+            validation_kl_vocabulary: mean(Measure::KlVocabulary)?,
+            validation_entropy: mean(Measure::Entropy)?,
+            validation_entropy_teacher: mean(Measure::Entropy)? - mean(Measure::EntropyBias)?,
+            validation_agreement: mean(Measure::Agreement)?,
+            validation_accuracy: measures.get(Measure::Accuracy),
         })
     }
 
@@ -336,14 +338,19 @@ impl<'a> Session<'a> {
 }
 
 /// The mean KL over what is trained: predictions and recommendations, reported beliefs, or both by their weights.
-fn validation_kl(measures: &Measures, loss: &LossConfig) -> f64 {
-    let Some(beliefs) = &measures.beliefs else { return measures.kl };
+///
+/// # Errors
+/// If there are no answers.
+fn validation_kl(measures: &Measures, loss: &LossConfig) -> Result<f64> {
+    let mean = |of: &Measures| of.get(Measure::Kl).context("the validation episodes have no answers");
+    let kl = mean(measures)?;
+    let Some(beliefs) = &measures.beliefs else { return Ok(kl) };
     let (action, belief) =
         (loss.action_weight * measures.answers as f64, loss.belief_weight * beliefs.answers as f64);
     if action + belief > 0.0 {
-        (action * measures.kl + belief * beliefs.kl) / (action + belief)
+        Ok((action * kl + belief * mean(beliefs)?) / (action + belief))
     } else {
-        measures.kl
+        Ok(kl)
     }
 }
 

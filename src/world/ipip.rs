@@ -3,11 +3,14 @@
 //! In the official order of administration, which cycles through the five traits. Rated from 1 (very inaccurate)
 //! to 5 (very accurate); a rating x of a negatively keyed item counts as 6 - x.
 
+use serde::{Deserialize, Serialize};
+
 use Key::{Negative, Positive};
 use Trait::{Agreeableness, Conscientiousness, EmotionalStability, Extraversion, Intellect};
 
 /// What an item measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Trait {
     /// Outgoing or reserved.
     Extraversion,

@@ -4,25 +4,43 @@
 //! vectors in [`flights`], five traits of five levels in [`personality`]. Every [`Question`] bears on exactly one
 //! factor and carries all that a teacher needs to know about it: the likelihood of each option under each
 //! hypothesis of that factor, and what a recommendation is worth. So the teacher never knows which world it is in,
-//! and a question that bears on several traits would make them one joint factor.
+//! and a question that bears on several traits makes them one joint factor.
 //!
-//! What differs between worlds is the drawing of questions and the text around them.
+//! What differs between worlds is the drawing of questions and the text around them. There are two kinds: in a
+//! [`choice`] world options are drawn from features and users have linear preferences ([`flights`], [`hotels`]); an
+//! [`items`] world has a list of questions ([`personality`]). Either may be [`declared`] in a file;
+//! [`trait_flights`] has both in one dialogue. The [`shop`] alone has no exact teacher.
 
 pub mod attribute;
+pub mod choice;
+pub mod declared;
 pub mod flights;
+mod graded;
+pub mod hotels;
 pub mod ipip;
+pub mod items;
+mod joint;
 mod likelihood;
 pub mod personality;
+pub mod shop;
+mod text;
+pub mod trait_flights;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::rng::Stream;
+use crate::rng::{self, Stream};
 pub use attribute::Attribute;
-use flights::{Flights, FlightsConfig};
+use choice::ChoiceWorld;
+use flights::FlightsConfig;
+use hotels::HotelsConfig;
+use items::ItemWorld;
 pub use likelihood::Likelihood;
-use personality::{Personality, PersonalityConfig};
+use personality::PersonalityConfig;
+use shop::{Shop, ShopConfig};
+use trait_flights::{TraitFlights, TraitFlightsConfig};
 
 /// One independent part of what can be true of a user.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +60,10 @@ pub struct Question {
     pub labels: Arc<[String]>,
     /// Index of the factor that it bears on.
     pub factor: usize,
-    /// The probability of each option under each hypothesis of the factor.
+    /// The probability of each option under each hypothesis of the factor, as the teacher supposes it.
     pub likelihood: Arc<Likelihood>,
+    /// The same as it truly is, by which users answer: another table only where the teacher is mistaken.
+    pub behaviour: Arc<Likelihood>,
     /// What recommending an option is worth.
     pub reward: Reward,
 }
@@ -62,6 +82,8 @@ pub enum Reward {
     ///
     /// Its expectation is highest at the step nearest to the mean of the predictive distribution.
     Nearness,
+    /// 1 for what the user answers and 0 for anything else: highest in expectation at the most probable option.
+    Match,
 }
 
 /// One vector of weights for each hypothesis.
@@ -69,27 +91,50 @@ pub enum Reward {
 pub struct Weights {
     dimensions: usize,
     cells: Vec<f64>,
+    /// The same, all hypotheses of one weight after the other.
+    columns: Vec<f64>,
 }
 
 impl Weights {
+    /// `cells` has `dimensions` weights (at least 1) of one hypothesis after the other.
+    fn new(dimensions: usize, cells: Vec<f64>) -> Weights {
+        let column = |d: usize| cells.iter().skip(d).step_by(dimensions).copied();
+        let columns = (0..dimensions).flat_map(column).collect();
+        Weights { dimensions, cells, columns }
+    }
+
     /// How many weights a hypothesis has.
     pub fn dimensions(&self) -> usize {
         self.dimensions
+    }
+
+    /// How many hypotheses there are.
+    pub fn hypotheses(&self) -> usize {
+        self.cells.len() / self.dimensions
     }
 
     /// The weights of a hypothesis.
     pub fn row(&self, hypothesis: usize) -> &[f64] {
         &self.cells[hypothesis * self.dimensions..][..self.dimensions]
     }
+
+    /// One weight under each hypothesis.
+    fn column(&self, dimension: usize) -> &[f64] {
+        &self.columns[dimension * self.hypotheses()..][..self.hypotheses()]
+    }
 }
 
 /// A domain.
 #[derive(Clone, Debug)]
 pub enum World {
-    /// Recommending flights to a user with fixed preferences.
-    Flights(Flights),
-    /// Predicting a user's answers to a personality questionnaire.
-    Personality(Personality),
+    /// Choosing one of some options, round after round: flights, hotels, and others of their kind.
+    Choice(ChoiceWorld),
+    /// Answering the questions of a list: the personality questionnaire, and others of its kind.
+    Items(ItemWorld),
+    /// Flights that a user chooses by personality, after items of the questionnaire.
+    TraitFlights(Box<TraitFlights>),
+    /// Choosing products by attributes that the text only paraphrases.
+    Shop(Shop),
 }
 
 impl World {
@@ -98,7 +143,15 @@ impl World {
     /// # Errors
     /// If the config makes no sense.
     pub fn flights(config: &FlightsConfig) -> Result<World> {
-        Flights::new(config).map(World::Flights)
+        flights::world(config).map(World::Choice)
+    }
+
+    /// The hotels world.
+    ///
+    /// # Errors
+    /// If the config makes no sense.
+    pub fn hotels(config: &HotelsConfig) -> Result<World> {
+        hotels::world(config).map(World::Choice)
     }
 
     /// The personality world.
@@ -106,32 +159,75 @@ impl World {
     /// # Errors
     /// If the config makes no sense.
     pub fn personality(config: &PersonalityConfig) -> Result<World> {
-        Personality::new(config).map(World::Personality)
+        personality::world(config).map(World::Items)
+    }
+
+    /// The world of flights that follow from traits.
+    ///
+    /// # Errors
+    /// If either config makes no sense.
+    pub fn trait_flights(config: &TraitFlightsConfig, personality: &PersonalityConfig) -> Result<World> {
+        Ok(World::TraitFlights(Box::new(TraitFlights::new(config, personality)?)))
+    }
+
+    /// The shop.
+    ///
+    /// # Errors
+    /// If the config makes no sense.
+    pub fn shop(config: &ShopConfig) -> Result<World> {
+        Shop::new(config).map(World::Shop)
     }
 
     /// As it stands in configs and episodes.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            World::Flights(_) => "flights",
-            World::Personality(_) => "personality",
+            World::Choice(world) => world.name(),
+            World::Items(world) => world.name(),
+            World::TraitFlights(_) => "trait_flights",
+            World::Shop(_) => "shop",
         }
     }
 
-    /// The factors, each with its prior.
+    /// What can be true of a user, in independent parts.
     pub fn factors(&self) -> &[Factor] {
         match self {
-            World::Flights(world) => world.factors(),
-            World::Personality(world) => world.factors(),
+            World::Choice(world) => world.factors(),
+            World::Items(world) => world.factors(),
+            World::TraitFlights(world) => world.factors(),
+            World::Shop(world) => world.factors(),
         }
     }
 
-    /// How many users there are: every combination of hypotheses is one.
-    pub fn users(&self) -> usize {
-        self.factors().iter().map(|factor| factor.prior.len()).product()
+    /// A world declared in a file, see [`declared`].
+    ///
+    /// # Errors
+    /// If the file cannot be read, or with where in it what is wrong.
+    pub fn declared(path: &Path) -> Result<World> {
+        declared::read(path)
     }
 
-    /// The true hypothesis of each factor for a user in `0..self.users()`; the last factor varies fastest.
+    /// How many different users there are: every combination of hypotheses once, or as many people as were declared.
+    pub fn users(&self) -> usize {
+        let grid = || self.factors().iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul);
+        self.population().unwrap_or_else(grid)
+    }
+
+    /// The number of people drawn from the prior, where users are that.
+    fn population(&self) -> Option<usize> {
+        match self {
+            World::Choice(world) => world.population(),
+            World::Items(world) => world.population(),
+            World::TraitFlights(_) | World::Shop(_) => None,
+        }
+    }
+
+    /// The true hypothesis of each factor for a user in `0..self.users()`. In a grid the last factor varies fastest;
+    /// people are drawn from the prior, always the same ones.
     pub fn user(&self, index: usize) -> Vec<usize> {
+        if self.population().is_some() {
+            let mut draws = rng::stream(0, "world.population", index as u64);
+            return self.factors().iter().map(|factor| draws.categorical(&factor.prior)).collect();
+        }
         let mut rest = index;
         let mut hypotheses: Vec<usize> = (self.factors().iter().rev())
             .map(|factor| {
@@ -147,109 +243,146 @@ impl World {
     /// Rounds of an episode where the config does not say.
     pub fn default_rounds(&self) -> usize {
         match self {
-            World::Flights(_) => flights::DEFAULT_ROUNDS,
-            World::Personality(_) => ipip::ITEMS.len(),
+            World::Choice(world) => world.default_rounds(),
+            World::Items(world) => world.default_rounds(),
+            World::TraitFlights(world) => world.default_rounds(),
+            World::Shop(_) => shop::DEFAULT_ROUNDS,
         }
     }
 
     /// The most rounds that an episode can have, where there is a limit.
     pub fn max_rounds(&self) -> Option<usize> {
         match self {
-            World::Flights(_) => None,
-            World::Personality(_) => Some(ipip::ITEMS.len()),
+            World::Choice(_) | World::TraitFlights(_) | World::Shop(_) => None,
+            World::Items(world) => world.max_rounds(),
         }
     }
 
-    /// Whether option sets can be drawn freely, so that users can be asked some without feedback.
-    pub fn has_held_out_sets(&self) -> bool {
-        matches!(self, World::Flights(_))
+    /// Whether the teacher knows how probable each answer is: everywhere but in the shop, where it predicts all options
+    /// alike.
+    pub fn has_exact_teacher(&self) -> bool {
+        !matches!(self, World::Shop(_))
+    }
+
+    /// Draws option sets alone, none where they cannot be drawn freely.
+    pub fn option_sets(&self, count: usize, draws: &mut Stream) -> Vec<Question> {
+        match self {
+            World::Choice(world) => world.questions(count, draws),
+            World::Items(_) | World::Shop(_) => Vec::new(),
+            World::TraitFlights(world) => world.option_sets(count, draws),
+        }
     }
 
     /// Draws the questions of an episode of at most [`max_rounds`](World::max_rounds) rounds.
     pub fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         match self {
-            World::Flights(world) => (0..rounds).map(|_| world.question(draws)).collect(),
-            World::Personality(world) => world.questions(rounds, draws),
+            World::Choice(world) => world.questions(rounds, draws),
+            World::Items(world) => world.questions(rounds, draws),
+            World::TraitFlights(world) => world.questions(rounds, draws),
+            World::Shop(world) => world.questions(rounds, draws),
         }
     }
 
-    /// Draws `candidates` questions (at least 1) and keeps the last of which `is_better` said that it is better than
-    /// those before, or the first; it is shown the likelihood and the factor of each. For worlds where there is no
-    /// [`bank`](World::bank) of items.
-    pub fn best_question(
-        &self,
-        candidates: usize,
-        draws: &mut Stream,
-        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
-    ) -> Question {
+    /// Of an episode's first so many rounds the questions come from a fixed [`bank`](World::bank), where they are chosen
+    /// and not drawn; those of all later rounds are drawn freely.
+    pub fn bank_rounds(&self) -> usize {
         match self {
-            World::Flights(world) => world.best_question(candidates, draws, is_better),
-            World::Personality(_) => {
-                let mut best = self.questions(1, draws).remove(0);
-                is_better(&best.likelihood, best.factor);
-                for _ in 1..candidates {
-                    let candidate = self.questions(1, draws).remove(0);
-                    if is_better(&candidate.likelihood, candidate.factor) {
-                        best = candidate;
-                    }
-                }
-                best
-            }
+            World::Choice(_) | World::Shop(_) => 0,
+            World::Items(_) => usize::MAX,
+            World::TraitFlights(world) => world.bank_rounds(),
         }
     }
 
-    /// The items of an episode in the order in which they would be asked, where they come from a fixed bank and none
-    /// is asked twice; none where questions are drawn freely.
-    pub fn bank(&self, draws: &mut Stream) -> Option<Vec<usize>> {
+    /// All items of the bank, in an order in which they could be asked; none where there is no bank.
+    pub fn bank(&self, draws: &mut Stream) -> Vec<usize> {
         match self {
-            World::Flights(_) => None,
-            World::Personality(world) => Some(world.bank(draws)),
+            World::Choice(_) | World::Shop(_) => Vec::new(),
+            World::Items(world) => world.bank(draws),
+            World::TraitFlights(world) => world.items().bank(draws),
+        }
+    }
+
+    /// Whether an item of the bank may be asked again.
+    pub fn items_come_again(&self) -> bool {
+        match self {
+            World::Choice(_) | World::Shop(_) => false,
+            World::Items(world) => world.items_come_again(),
+            World::TraitFlights(world) => world.items().items_come_again(),
         }
     }
 
     /// An item of the [`bank`](World::bank) as the question of a place (from 1) of the episode.
     pub fn item(&self, item: usize, place: usize) -> Option<Question> {
         match self {
-            World::Flights(_) => None,
-            World::Personality(world) => world.item(item, place),
+            World::Choice(_) | World::Shop(_) => None,
+            World::Items(world) => world.item(item, place),
+            World::TraitFlights(world) => world.items().item(item, place),
         }
     }
 
-    /// The Fisher information of an item at the mean of its trait's level under the given probabilities; none where
-    /// answers are no smooth function of a level.
+    /// The Fisher information of an item at the mean of its trait's level, given the probability of each hypothesis of
+    /// the item's factor; none where answers are no smooth function of one level.
     pub fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
         match self {
-            World::Flights(_) => None,
-            World::Personality(world) => world.fisher_information(item, marginal),
+            World::Choice(_) | World::Shop(_) => None,
+            World::Items(world) => world.fisher_information(item, marginal),
+            World::TraitFlights(world) => world.items().fisher_information(item, marginal),
         }
     }
 
-    /// Whether a user's answers are certain once the user is known, so that nobody ever errs.
-    pub fn answers_are_certain(&self) -> bool {
+    /// Draws `candidates` option sets (at least 1) for a place (from 1) of the episode and keeps the last of which
+    /// `is_better` said that it is better than those before, or the first; it is shown the likelihood and the factor of
+    /// each. None where option sets cannot be drawn freely.
+    pub fn best_question(
+        &self,
+        place: usize,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
+    ) -> Option<Question> {
         match self {
-            World::Flights(_) => true,
-            World::Personality(_) => false,
+            World::Choice(world) => {
+                let mut is_better = |likelihood: &Likelihood| is_better(likelihood, 0);
+                Some(world.best_question(place, candidates, draws, &mut is_better))
+            }
+            World::TraitFlights(world) => Some(world.best_question(place, candidates, draws, is_better)),
+            World::Items(_) | World::Shop(_) => None,
         }
     }
 
-    /// What can be said of a user in one word and a level.
+    /// Whether answers, as the teacher supposes them, can only rule hypotheses out: nobody errs, or nothing can be
+    /// learnt. See [`Likelihood::only_rules_out`].
+    pub fn answers_only_rule_out(&self) -> bool {
+        match self {
+            World::Choice(world) => world.answers_only_rule_out(),
+            World::Items(world) => world.answers_only_rule_out(),
+            World::TraitFlights(world) => world.answers_only_rule_out(),
+            World::Shop(_) => true,
+        }
+    }
+
+    /// What can be said of a user in one word and a level; nothing of the shop's buyers, whose goals have no levels.
     pub fn attributes(&self) -> Vec<Attribute> {
         match self {
-            World::Flights(world) => world.attributes(),
-            World::Personality(world) => world.attributes(),
+            World::Choice(world) => world.user_attributes(),
+            World::Items(world) => world.attributes().to_vec(),
+            World::TraitFlights(world) => world.items().attributes().to_vec(),
+            World::Shop(_) => Vec::new(),
         }
     }
 
     /// What a user truly answers.
     pub fn answer(&self, user: &[usize], question: &Question, draws: &mut Stream) -> usize {
-        question.likelihood.draw(user[question.factor], draws)
+        question.behaviour.draw(user[question.factor], draws)
     }
 
     /// The first message of the dialogue: the task, then the first question.
     pub fn opening(&self, first: &Question) -> String {
         match self {
-            World::Flights(_) => flights::opening(first),
-            World::Personality(_) => personality::opening(first),
+            World::Choice(world) => world.texts().opening(&first.text),
+            World::Items(world) => world.texts().opening(&first.text),
+            World::TraitFlights(world) => world.opening(first),
+            World::Shop(world) => world.texts().opening(&first.text),
         }
     }
 
@@ -257,17 +390,20 @@ impl World {
     pub fn reply(&self, question: &Question, said: usize) -> (String, usize) {
         let label = &question.labels[said];
         match self {
-            World::Flights(_) => flights::reply(label),
-            World::Personality(_) => personality::reply(label),
+            World::Choice(world) => world.texts().reply(label),
+            World::Items(world) => world.texts().reply(label),
+            World::TraitFlights(world) => world.reply(question, label),
+            World::Shop(world) => world.texts().reply(label),
         }
     }
 
     /// The user's message after an answer: what the user truly answered, then the next question.
     pub fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
-        let (said, truth) = (&question.labels[said], &question.labels[truth]);
         match self {
-            World::Flights(_) => flights::feedback(said, truth, next),
-            World::Personality(_) => personality::feedback(truth, next),
+            World::Choice(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::Items(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::TraitFlights(world) => world.feedback(question, said, truth, next),
+            World::Shop(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
         }
     }
 }

@@ -2,34 +2,44 @@
 //!
 //! A user has one of several levels on each of five traits; an answer follows Samejima's graded response model on
 //! the item's trait, with a negatively keyed item answered x as often as a positively keyed one is answered 6 - x.
-//! Every item bears on one trait and the prior is uniform, so the posterior over the 5^5 users is five independent
-//! ones over 5 levels. The default parameters are those at which this teacher scores the published .536 accuracy
-//! and 1.140 nats over 50 items.
+//! Where every item bears on one trait alone, the posterior over the 5^5 users is five independent ones over 5
+//! levels; items that load on several traits make these one joint factor. The default parameters are those at which
+//! this teacher scores the published .536 accuracy and 1.140 nats over 50 items.
+//!
+//! Items may differ: in slope and location by a seed, or each as told by `items`. Users may lapse. The teacher may
+//! be mistaken about both.
 //!
 //! The assistant says a bare digit, its prediction. What the user truly answered stands only in the user's next
 //! message.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::graded::{GradedItem, graded_response};
 use super::ipip::{ITEMS, Key, Trait};
-use super::{Attribute, Factor, Likelihood, Question, Reward};
+use super::items::{ItemParts, ItemWorld, ItemWorldParts};
+use super::joint::Joint;
+use super::text::TextTemplates;
+use super::{Attribute, Factor, Likelihood, Reward};
 use crate::error::usage;
-use crate::rng::Stream;
+use crate::rng;
+
+pub use super::items::Order;
 
 /// Answers go from 1 to this.
-const CATEGORIES: usize = 5;
+pub(super) const CATEGORIES: usize = 5;
 
-const TASK: &str = "Predict how I rate statements about myself, from 1 (very inaccurate) to 5 (very accurate). \
-    Reply with the number only.";
+pub(super) const TASK: &str = "Predict how I rate statements about myself, from 1 (very inaccurate) to 5 (very \
+    accurate). Reply with the number only.";
 
 /// `[teacher.personality]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PersonalityConfig {
-    /// How sharply answers depend on the level: the discrimination of every item.
+    /// How sharply answers depend on the level: the discrimination of every item, or the mean over items.
     pub slope: f64,
     /// Where the answers 2, 3, 4 and 5 become more likely than not to be reached, in ascending order.
     pub thresholds: [f64; CATEGORIES - 1],
@@ -37,6 +47,51 @@ pub struct PersonalityConfig {
     pub levels: Vec<f64>,
     /// In which order the items are asked.
     pub order: Order,
+    /// The standard deviation of the items' slopes, drawn from a lognormal distribution of mean `slope`; 0: all the
+    /// same.
+    pub slope_sd: f64,
+    /// The standard deviation of the items' locations, by which all thresholds of an item are shifted; 0: no shift.
+    pub shift_sd: f64,
+    /// What items differ by is a function of this seed and the item, and not of the run's seed: every run has the same
+    /// questionnaire.
+    pub item_seed: u64,
+    /// How probable it is that a user answers at random, all answers equally probable.
+    pub lapse: f64,
+    /// Items that differ from all that.
+    pub items: Vec<ItemConfig>,
+    /// What the teacher supposes about the items.
+    pub teacher_items: SupposedItems,
+    /// The lapse that the teacher supposes, where it is not `lapse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_lapse: Option<f64>,
+}
+
+/// One of `[[teacher.personality.items]]`: what is not given stays as it is for all items.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemConfig {
+    /// The item's number in the official order, from 1 to 50.
+    pub number: usize,
+    /// Its discrimination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slope: Option<f64>,
+    /// Its thresholds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<[f64; CATEGORIES - 1]>,
+    /// How much each trait counts besides the item's own, which counts 1: the answer depends on the weighted sum.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub loadings: BTreeMap<Trait, f64>,
+}
+
+/// What the teacher supposes about the items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SupposedItems {
+    /// What is true.
+    #[default]
+    Matched,
+    /// That all have `slope` and `thresholds`, and load on their own trait alone.
+    Homogeneous,
 }
 
 impl Default for PersonalityConfig {
@@ -46,20 +101,15 @@ impl Default for PersonalityConfig {
             thresholds: [-1.084, -0.361, 0.361, 1.084],
             levels: vec![-2.0, -1.0, 0.0, 1.0, 2.0],
             order: Order::Shuffled,
+            slope_sd: 0.0,
+            shift_sd: 0.0,
+            item_seed: 0,
+            lapse: 0.0,
+            items: Vec::new(),
+            teacher_items: SupposedItems::Matched,
+            teacher_lapse: None,
         }
     }
-}
-
-/// In which order items are asked. No item is asked twice in an episode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// A random subset in random order.
-    Shuffled,
-    /// The traits take turns; a random subset of each trait's items, in the official order.
-    Interleaved,
-    /// One trait after the other; a random subset of each trait's items, in the official order.
-    Blocked,
 }
 
 impl PersonalityConfig {
@@ -71,284 +121,248 @@ impl PersonalityConfig {
         let increasing = |values: &[f64]| {
             values.iter().all(|v| v.is_finite()) && values.windows(2).all(|pair| pair[0] < pair[1])
         };
-        if !(self.slope.is_finite() && self.slope > 0.0) {
-            return Err(usage(format!("teacher.personality.slope is {}, it must be above 0", self.slope)));
-        }
-        if !increasing(&self.thresholds) {
-            return Err(usage(format!(
-                "teacher.personality.thresholds {:?} must be numbers in ascending order",
-                self.thresholds
-            )));
-        }
+        let slope = |key: &str, slope: f64| {
+            if slope.is_finite() && slope > 0.0 {
+                return Ok(());
+            }
+            Err(usage(format!("teacher.personality.{key} is {slope}, it must be above 0")))
+        };
+        let thresholds = |key: &str, thresholds: &[f64]| {
+            if increasing(thresholds) {
+                return Ok(());
+            }
+            Err(usage(format!("teacher.personality.{key} {thresholds:?} must be numbers in ascending order")))
+        };
+        let probability = |key: &str, lapse: f64| {
+            if (0.0..=1.0).contains(&lapse) {
+                return Ok(());
+            }
+            Err(usage(format!("teacher.personality.{key} is {lapse}, it must be a probability")))
+        };
+        slope("slope", self.slope)?;
+        thresholds("thresholds", &self.thresholds)?;
         if !increasing(&self.levels) || !(2..=100).contains(&self.levels.len()) {
             return Err(usage(format!(
                 "teacher.personality.levels {:?} must be 2 to 100 numbers in ascending order",
                 self.levels
             )));
         }
+        for (key, sd) in [("slope_sd", self.slope_sd), ("shift_sd", self.shift_sd)] {
+            if !(0.0..=100.0).contains(&sd) {
+                return Err(usage(format!("teacher.personality.{key} is {sd}, it must be 0 to 100")));
+            }
+        }
+        probability("lapse", self.lapse)?;
+        self.teacher_lapse.map_or(Ok(()), |lapse| probability("teacher_lapse", lapse))?;
+        for (i, item) in self.items.iter().enumerate() {
+            if !(1..=ITEMS.len()).contains(&item.number) {
+                return Err(usage(format!(
+                    "teacher.personality.items[{i}].number is {}, items are numbered 1 to {}",
+                    item.number,
+                    ITEMS.len()
+                )));
+            }
+            if self.items[..i].iter().any(|other| other.number == item.number) {
+                return Err(usage(format!("teacher.personality.items has number {} twice", item.number)));
+            }
+            item.slope.map_or(Ok(()), |s| slope(&format!("items[{i}].slope"), s))?;
+            item.thresholds.map_or(Ok(()), |t| thresholds(&format!("items[{i}].thresholds"), &t))?;
+            if let Some((of, loading)) = item.loadings.iter().find(|(_, loading)| !loading.is_finite()) {
+                return Err(usage(format!(
+                    "teacher.personality.items[{i}].loadings.{} is {loading}, it must be a number",
+                    of.name()
+                )));
+            }
+        }
         Ok(())
+    }
+
+    /// The parameters of every item, in the official order.
+    fn item_models(&self) -> Vec<ItemModel> {
+        // Of a lognormal variable, from its mean and standard deviation.
+        let variance = (self.slope_sd / self.slope).powi(2).ln_1p();
+        let drawn = ITEMS.iter().enumerate().map(|(i, item)| {
+            let mut draws = rng::stream(self.item_seed, "world.personality.items", i as u64);
+            let slope = self.slope * (variance.sqrt() * draws.normal() - variance / 2.0).exp();
+            let shift = self.shift_sd * draws.normal();
+            let mut loadings = [0.0; Trait::ALL.len()];
+            loadings[item.measures as usize] = 1.0;
+            ItemModel { slope, thresholds: self.thresholds.map(|t| t + shift), loadings, key: item.key }
+        });
+        let mut models: Vec<ItemModel> = drawn.collect();
+        for item in &self.items {
+            let model = &mut models[item.number - 1];
+            model.slope = item.slope.unwrap_or(model.slope);
+            model.thresholds = item.thresholds.unwrap_or(model.thresholds);
+            item.loadings.iter().for_each(|(of, loading)| model.loadings[*of as usize] = *loading);
+        }
+        models
+    }
+}
+
+/// The graded response model of one item.
+#[derive(Clone, Copy, Debug)]
+struct ItemModel {
+    slope: f64,
+    thresholds: [f64; CATEGORIES - 1],
+    loadings: [f64; Trait::ALL.len()],
+    key: Key,
+}
+
+impl ItemModel {
+    fn bears_on(&self) -> impl Iterator<Item = usize> {
+        let loadings = self.loadings;
+        (0..loadings.len()).filter(move |&t| loadings[t] != 0.0)
+    }
+
+    /// Of the answers under every hypothesis of a group of traits.
+    fn likelihood(&self, joint: &Joint, group: usize, levels: &[f64]) -> Likelihood {
+        let of_hypothesis = |hypothesis: usize| {
+            let level = self.bears_on().map(|t| self.loadings[t] * levels[joint.value(t, hypothesis)]).sum();
+            let mut answers = graded_response(self.slope, &self.thresholds, level);
+            if self.key == Key::Negative {
+                answers.reverse();
+            }
+            answers
+        };
+        let hypotheses = joint.factors[group].prior.len();
+        Likelihood::from_log_probs(CATEGORIES, (0..hypotheses).flat_map(of_hypothesis).collect())
+    }
+
+    /// Where the item bears on one trait alone.
+    fn graded(&self, joint: &Joint, levels: &[f64], lapse: f64) -> Option<GradedItem> {
+        let mut on = self.bears_on();
+        let (Some(of), None) = (on.next(), on.next()) else { return None };
+        let hypotheses = 0..joint.factors[joint.group(of)].prior.len();
+        Some(GradedItem {
+            slope: self.slope,
+            thresholds: self.thresholds.into(),
+            loading: self.loadings[of],
+            lapse,
+            levels: hypotheses.map(|h| levels[joint.value(of, h)]).collect(),
+        })
+    }
+}
+
+/// What a user's traits can be, and how each item is answered.
+pub(super) struct Questionnaire {
+    /// One a trait, joined where items bear on several.
+    pub(super) joint: Joint,
+    /// In the official order.
+    pub(super) items: Vec<ItemParts>,
+    /// The traits.
+    pub(super) attributes: Vec<Attribute>,
+}
+
+/// The questionnaire as configured; `together` are traits that something else bears on together.
+///
+/// # Errors
+/// If the parameters make no graded response model, or join too many levels.
+pub(super) fn questionnaire(config: &PersonalityConfig, together: &[usize]) -> Result<Questionnaire> {
+    config.validate()?;
+    let levels = config.levels.len();
+    let traits =
+        Trait::ALL.map(|t| Factor { name: t.name().into(), prior: vec![1.0 / levels as f64; levels] });
+    let models = config.item_models();
+    let supposed = match config.teacher_items {
+        SupposedItems::Matched => models.clone(),
+        SupposedItems::Homogeneous => {
+            let plain =
+                PersonalityConfig { slope_sd: 0.0, shift_sd: 0.0, items: Vec::new(), ..config.clone() };
+            plain.item_models()
+        }
+    };
+    let mut bears_on: Vec<Vec<usize>> = models.iter().map(|model| model.bears_on().collect()).collect();
+    bears_on.push(together.to_vec());
+    // An item whose own loading was set to 0 still belongs to its trait.
+    bears_on.iter_mut().zip(ITEMS).for_each(|(on, item)| on.push(item.measures as usize));
+    let joint = Joint::new(&traits, bears_on.iter().map(Vec::as_slice)).map_err(usage)?;
+
+    let labels: Arc<[String]> = (1..=CATEGORIES).map(|i| i.to_string()).collect();
+    let teacher_lapse = config.teacher_lapse.unwrap_or(config.lapse);
+    let matched = config.teacher_items == SupposedItems::Matched && teacher_lapse == config.lapse;
+    let item = |i: usize| {
+        let group = joint.group(ITEMS[i].measures as usize);
+        let of = |model: &ItemModel, lapse| {
+            Arc::new(model.likelihood(&joint, group, &config.levels).with_lapse(lapse))
+        };
+        let behaviour = of(&models[i], config.lapse);
+        ItemParts {
+            text: ITEMS[i].text.into(),
+            labels: Arc::clone(&labels),
+            group: ITEMS[i].measures as usize,
+            factor: group,
+            likelihood: if matched { Arc::clone(&behaviour) } else { of(&supposed[i], teacher_lapse) },
+            behaviour,
+            reward: Reward::Nearness,
+            graded: supposed[i].graded(&joint, &config.levels, teacher_lapse),
+        }
+    };
+    let items = (0..ITEMS.len()).map(item).collect();
+    let attributes = Trait::ALL.iter().map(|of| attribute(*of, levels, &joint)).collect();
+    Ok(Questionnaire { joint, items, attributes })
+}
+
+/// How high a trait is.
+fn attribute(of: Trait, levels: usize, joint: &Joint) -> Attribute {
+    let group = joint.group(of as usize);
+    let hypotheses = 0..joint.factors[group].prior.len();
+    Attribute {
+        name: of.name().into(),
+        factor: group,
+        levels,
+        level_of: hypotheses.map(|h| joint.value(of as usize, h) as u8).collect(),
+        ordered: true,
+        ask: format!(
+            "How high do you think I am on {}, on a scale from 1 (very low) to {levels} (very high)? Reply with the \
+             number only.",
+            of.name().replace('_', " ")
+        ),
     }
 }
 
 /// The personality world; see the module's documentation.
-#[derive(Clone, Debug)]
-pub struct Personality {
-    order: Order,
-    slope: f64,
-    thresholds: [f64; CATEGORIES - 1],
-    levels: Vec<f64>,
-    factors: Vec<Factor>,
-    /// One an item.
-    likelihoods: Vec<Arc<Likelihood>>,
-    labels: Arc<[String]>,
-}
-
-impl Personality {
-    /// Checks the config and works out every item's likelihood.
-    ///
-    /// # Errors
-    /// If the parameters make no graded response model.
-    pub fn new(config: &PersonalityConfig) -> Result<Personality> {
-        config.validate()?;
-        let levels = config.levels.len();
-        let factor = |t: &Trait| Factor { name: t.name().into(), prior: vec![1.0 / levels as f64; levels] };
-        let likelihood = |item: &super::ipip::Item| {
-            let of_level = |level: &f64| {
-                let mut answers = graded_response(config.slope, &config.thresholds, *level);
-                if item.key == Key::Negative {
-                    answers.reverse();
-                }
-                answers
-            };
-            Arc::new(Likelihood::from_log_probs(
-                CATEGORIES,
-                config.levels.iter().flat_map(of_level).collect(),
-            ))
-        };
-        Ok(Personality {
-            order: config.order,
-            slope: config.slope,
-            thresholds: config.thresholds,
-            levels: config.levels.clone(),
-            factors: Trait::ALL.iter().map(factor).collect(),
-            likelihoods: ITEMS.iter().map(likelihood).collect(),
-            labels: (1..=CATEGORIES).map(|i| i.to_string()).collect(),
-        })
-    }
-
-    pub(super) fn factors(&self) -> &[Factor] {
-        &self.factors
-    }
-
-    pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
-        let items = choose_items(self.order, rounds, draws);
-        items.iter().enumerate().map(|(i, &item)| self.question(i + 1, item)).collect()
-    }
-
-    /// All items, in the configured order.
-    pub(super) fn bank(&self, draws: &mut Stream) -> Vec<usize> {
-        choose_items(self.order, ITEMS.len(), draws)
-    }
-
-    pub(super) fn item(&self, item: usize, place: usize) -> Option<Question> {
-        (item < ITEMS.len()).then(|| self.question(place, item))
-    }
-
-    /// Of an item at the posterior mean of the level. Which way an item is keyed makes no difference.
-    pub(super) fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
-        (item < ITEMS.len()).then(|| {
-            let level = marginal.iter().zip(&self.levels).map(|(p, level)| p * level).sum();
-            fisher_information(self.slope, &self.thresholds, level)
-        })
-    }
-
-    /// The traits.
-    pub(super) fn attributes(&self) -> Vec<Attribute> {
-        let levels = self.levels.len();
-        let attribute = |(factor, of): (usize, &Trait)| Attribute {
-            name: of.name().into(),
-            factor,
-            levels,
-            level_of: (0..levels).map(|level| level as u8).collect(),
-            ask: format!(
-                "How high do you think I am on {}, on a scale from 1 (very low) to {levels} (very high)? Reply \
-                 with the number only.",
-                of.name().replace('_', " ")
-            ),
-        };
-        Trait::ALL.iter().enumerate().map(attribute).collect()
-    }
-
-    /// An item as the question of a place (from 1) of the episode.
-    fn question(&self, place: usize, item: usize) -> Question {
-        Question {
-            text: format!("Item {place}: {}", ITEMS[item].text),
-            labels: Arc::clone(&self.labels),
-            factor: ITEMS[item].measures as usize,
-            likelihood: Arc::clone(&self.likelihoods[item]),
-            reward: Reward::Nearness,
-        }
-    }
-}
-
-/// The log-probabilities of the answers 1 to 5 to a positively keyed item.
 ///
-/// P(x) = σ(u) - σ(v) with u = slope·(level - threshold below x) and v = slope·(level - threshold above x), which
-/// equals σ(u)·σ(-v)·(1 - e^(v-u)): in this form its logarithm stays exact far out, where the difference rounds to 0.
-fn graded_response(slope: f64, thresholds: &[f64], level: f64) -> Vec<f64> {
-    (0..=thresholds.len())
-        .map(|x| {
-            let u = x.checked_sub(1).map_or(f64::INFINITY, |below| slope * (level - thresholds[below]));
-            let v = thresholds.get(x).map_or(f64::NEG_INFINITY, |above| slope * (level - above));
-            log_sigmoid(u) + log_sigmoid(-v) + (-(v - u).exp_m1()).ln()
-        })
-        .collect()
+/// # Errors
+/// If the parameters make no graded response model, or join too many levels.
+pub(super) fn world(config: &PersonalityConfig) -> Result<ItemWorld> {
+    world_of(questionnaire(config, &[])?, config.order)
 }
 
-/// I(level) = Σ (P'(x))² / P(x) over the answers x (Samejima, 1969), where P(x) is a difference of two logistic
-/// functions of the level and P'(x) the difference of their derivatives.
-fn fisher_information(slope: f64, thresholds: &[f64], level: f64) -> f64 {
-    let sigmoid = |x: f64| log_sigmoid(x).exp();
-    let derivative = |threshold: Option<&f64>| {
-        threshold.map_or(0.0, |b| slope * sigmoid(slope * (level - b)) * sigmoid(-slope * (level - b)))
-    };
-    let probs = graded_response(slope, thresholds, level);
-    let term = |(x, log_prob): (usize, &f64)| {
-        let change =
-            derivative(x.checked_sub(1).and_then(|i| thresholds.get(i))) - derivative(thresholds.get(x));
-        // (P')²/P, where P may be far below what a square can hold.
-        if change == 0.0 { 0.0 } else { (2.0 * change.abs().ln() - log_prob).exp() }
-    };
-    probs.iter().enumerate().map(term).sum()
-}
-
-/// ln(1 / (1 + e^-x)), without overflow.
-fn log_sigmoid(x: f64) -> f64 {
-    x.min(0.0) - (-x.abs()).exp().ln_1p()
-}
-
-/// Indices of the items of an episode, in the order in which they are asked.
-fn choose_items(order: Order, rounds: usize, draws: &mut Stream) -> Vec<usize> {
-    let mut items: Vec<usize> = (0..ITEMS.len()).collect();
-    draws.shuffle(&mut items);
-    if order == Order::Shuffled {
-        items.truncate(rounds);
-        return items;
-    }
-    // As evenly as possible over the traits, each trait's items in the official order.
-    let traits = Trait::ALL.len();
-    let mut by_trait: Vec<Vec<usize>> = (0..traits)
-        .map(|t| {
-            let count = rounds / traits + usize::from(t < rounds % traits);
-            let mut of_trait: Vec<usize> =
-                items.iter().copied().filter(|&i| ITEMS[i].measures as usize == t).take(count).collect();
-            of_trait.sort_unstable();
-            of_trait
-        })
-        .collect();
-    if order == Order::Blocked {
-        return by_trait.concat();
-    }
-    by_trait.iter_mut().for_each(|of_trait| of_trait.reverse());
-    (0..rounds).filter_map(|place| by_trait[place % traits].pop()).collect()
-}
-
-pub(super) fn opening(first: &Question) -> String {
-    format!("{TASK}\n{}", first.text)
-}
-
-pub(super) fn reply(label: &str) -> (String, usize) {
-    (label.to_owned(), 0)
-}
-
-pub(super) fn feedback(truth: &str, next: &Question) -> String {
-    format!("I answered {truth}.\n{}", next.text)
+/// The world in which a questionnaire is asked.
+///
+/// # Errors
+/// None, as long as the texts are right.
+pub(super) fn world_of(questionnaire: Questionnaire, order: Order) -> Result<ItemWorld> {
+    let Questionnaire { joint, items, attributes } = questionnaire;
+    ItemWorld::new(ItemWorldParts {
+        name: "personality".into(),
+        rounds: None,
+        population: None,
+        order,
+        factors: joint.factors,
+        items,
+        attributes,
+        question: "Item {{ place }}: {{ text }}",
+        text: TextTemplates {
+            opening: &format!("{TASK}\n{{{{ question }}}}"),
+            reply: "{{ label }}",
+            feedback: "I answered {{ truth }}.\n{{ question }}",
+        },
+    })
+    .map_err(|mistake| anyhow::anyhow!("the text of personality, {}: {}", mistake.key, mistake.message))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::rng;
-
-    /// What the calibration of the defaults was reported with, in percent.
-    #[test]
-    fn answers_by_level_as_calibrated() {
-        let config = PersonalityConfig::default();
-        let expected = [
-            (-2.0, [85.7, 10.4, 2.9, 0.7, 0.2]),
-            (-1.0, [45.9, 31.8, 15.8, 4.9, 1.7]),
-            (0.0, [10.7, 22.3, 33.9, 22.3, 10.7]),
-        ];
-        for (level, percents) in expected {
-            let computed = graded_response(config.slope, &config.thresholds, level);
-            let mirrored = graded_response(config.slope, &config.thresholds, -level);
-            for (x, p) in percents.iter().map(|p| p / 100.0).enumerate() {
-                assert!((computed[x].exp() - p).abs() < 0.0006, "level {level}, answer {}", x + 1);
-                assert!((mirrored[4 - x].exp() - p).abs() < 0.0006, "level {}, answer {}", -level, 5 - x);
-            }
-        }
-    }
-
-    /// The information is also the expected curvature, -E[d² ln P / d level²], taken here by differences.
-    #[test]
-    fn fisher_information_is_the_expected_curvature() {
-        let (slope, thresholds, step) = (1.7, [-1.4, -0.2, 0.3, 1.9], 1e-3);
-        for level in [-3.0, -0.7, 0.0, 0.4, 2.5] {
-            let at = |level: f64| graded_response(slope, &thresholds, level);
-            let (below, here, above) = (at(level - step), at(level), at(level + step));
-            let curvature = |x: usize| (below[x] - 2.0 * here[x] + above[x]) / (step * step);
-            let expected: f64 = (0..5).map(|x| -here[x].exp() * curvature(x)).sum();
-            let computed = fisher_information(slope, &thresholds, level);
-            assert!((computed - expected).abs() < 1e-4, "level {level}: {computed}, expected {expected}");
-        }
-        assert!(fisher_information(slope, &thresholds, 500.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn far_out_levels_stay_finite_and_sum_to_one() {
-        for level in [-400.0, -40.0, -3.0, 0.2, 40.0, 400.0] {
-            let logs = graded_response(1.955, &[-1.084, -0.361, 0.361, 1.084], level);
-            assert!(logs.iter().all(|p| p.is_finite()), "level {level}: {logs:?}");
-            assert!((logs.iter().map(|p| p.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
-        }
-        // At 40, answer 1: ln σ(1.955·(-1.084 - 40)) is the exponent itself to within e^-80.
-        let logs = graded_response(1.955, &[-1.084, -0.361, 0.361, 1.084], 40.0);
-        assert!((logs[0] + 1.955 * 41.084).abs() < 1e-10);
-    }
-
-    #[test]
-    fn no_item_twice_in_any_order() {
-        for order in [Order::Shuffled, Order::Interleaved, Order::Blocked] {
-            for rounds in [1, 7, 20, 50] {
-                let mut items = choose_items(order, rounds, &mut rng::stream(1, "test", rounds as u64));
-                items.sort_unstable();
-                items.dedup();
-                assert_eq!(items.len(), rounds, "{order:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn orders_are_what_they_are_called() {
-        let draw = |order, rounds| choose_items(order, rounds, &mut rng::stream(5, "test", 0));
-        let traits = |items: Vec<usize>| items.iter().map(|i| i % 5).collect::<Vec<_>>();
-        assert_eq!(draw(Order::Interleaved, 50), (0..50).collect::<Vec<_>>());
-        assert_eq!(traits(draw(Order::Interleaved, 7)), [0, 1, 2, 3, 4, 0, 1]);
-        assert_eq!(traits(draw(Order::Blocked, 7)), [0, 0, 1, 1, 2, 3, 4]);
-        let mut shuffled = draw(Order::Shuffled, 50);
-        assert_ne!(shuffled, (0..50).collect::<Vec<_>>());
-        shuffled.sort_unstable();
-        assert_eq!(shuffled, (0..50).collect::<Vec<_>>());
-        let other = choose_items(Order::Shuffled, 20, &mut rng::stream(5, "test", 1));
-        assert_ne!(draw(Order::Shuffled, 20), other);
-    }
 
     #[test]
     fn bad_parameters_are_refused() {
         let message = |toml: &str| {
             let config: PersonalityConfig = toml::from_str(toml).unwrap();
-            let error = Personality::new(&config).unwrap_err();
+            let error = world(&config).unwrap_err();
             assert!(error.downcast_ref::<crate::error::UsageError>().is_some());
             error.to_string()
         };
@@ -357,7 +371,56 @@ mod tests {
         assert!(message("thresholds = [-1.0, 0.0, 0.0, 1.0]").contains("thresholds"));
         assert!(message("levels = [1.0]").contains("levels"));
         assert!(message("levels = [1.0, 0.0]").contains("ascending"));
+        assert!(message("slope_sd = -0.1").contains("slope_sd is -0.1"));
+        assert!(message("shift_sd = inf").contains("shift_sd is inf"));
+        assert!(message("lapse = 1.1").contains("lapse is 1.1"));
+        assert!(message("teacher_lapse = -1.0").contains("teacher_lapse is -1"));
+        assert!(message("items = [{ number = 0 }]").contains("items[0].number is 0"));
+        assert!(message("items = [{ number = 3 }, { number = 3 }]").contains("3 twice"));
+        assert!(message("items = [{ number = 3, slope = -1.0 }]").contains("items[0].slope is -1"));
+        assert!(
+            message("items = [{ number = 3, loadings = { intellect = nan } }]").contains("intellect is NaN")
+        );
+        // Five traits of 100 levels, chained together.
+        let levels: Vec<String> = (0..100).map(|i| format!("{i}.0")).collect();
+        let chain =
+            [(1, "agreeableness"), (2, "conscientiousness"), (3, "emotional_stability"), (4, "intellect")];
+        let items: Vec<String> =
+            chain.iter().map(|(n, t)| format!("{{ number = {n}, loadings = {{ {t} = 0.5 }} }}")).collect();
+        let joined = message(&format!("levels = [{}]\nitems = [{}]", levels.join(", "), items.join(", ")));
+        assert!(joined.contains("combinations"), "{joined}");
         assert!(toml::from_str::<PersonalityConfig>("slpe = 1").is_err());
         assert!(toml::from_str::<PersonalityConfig>("order = \"random\"").is_err());
+        assert!(
+            toml::from_str::<PersonalityConfig>("items = [{ number = 3, loadings = { wit = 1.0 } }]")
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn items_differ_as_told() {
+        let config: PersonalityConfig = toml::from_str(
+            "slope = 1.7\nslope_sd = 0.4\nshift_sd = 1.0\n\
+             items = [{ number = 1, slope = 3.0, thresholds = [0.0, 1.0, 2.0, 3.0], loadings = { intellect = 0.5 } }]",
+        )
+        .unwrap();
+        let models = config.item_models();
+        assert_eq!((models[0].slope, models[0].thresholds), (3.0, [0.0, 1.0, 2.0, 3.0]));
+        assert_eq!(models[0].loadings, [1.0, 0.0, 0.0, 0.0, 0.5]);
+        // The moments over the items of many seeds: 10,000 draws.
+        let many: Vec<ItemModel> = (0..200)
+            .flat_map(|item_seed| {
+                PersonalityConfig { item_seed, items: Vec::new(), ..config.clone() }.item_models()
+            })
+            .collect();
+        let moments = |value: &dyn Fn(&ItemModel) -> f64| {
+            let n = many.len() as f64;
+            let mean = many.iter().map(value).sum::<f64>() / n;
+            (mean, (many.iter().map(|m| (value(m) - mean).powi(2)).sum::<f64>() / n).sqrt())
+        };
+        let (slope, slope_sd) = moments(&|m| m.slope);
+        assert!((slope - 1.7).abs() < 0.02 && (slope_sd - 0.4).abs() < 0.02, "{slope} {slope_sd}");
+        let (shift, shift_sd) = moments(&|m| m.thresholds[0] - config.thresholds[0]);
+        assert!(shift.abs() < 0.04 && (shift_sd - 1.0).abs() < 0.03, "{shift} {shift_sd}");
     }
 }

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Opens pages in a browser: each must load, in light and in dark, without a message on the console, without asking the
+# network for anything, and not be blank.
+#
+#     scripts/check-pages.sh runs/quickstart/report.html …
+#
+# Needs chromium (or chrome) and python3; says "not run" and exits with 0 where there is none.
+set -euo pipefail
+[ $# -gt 0 ] || { echo "usage: $0 PAGE.html …" >&2; exit 2; }
+
+browser=""
+for name in chromium chromium-browser google-chrome chrome; do
+    if command -v "$name" >/dev/null; then browser=$name; break; fi
+done
+if [ -z "$browser" ] || ! command -v python3 >/dev/null; then
+    echo "pages: not run: there is no chromium or no python3"
+    exit 0
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Loads address $1 with a profile of its own; leaves $work/{shot.png,console,net.json}. No name resolves.
+load() {
+    local address=$1; shift
+    rm -rf "$work"/{profile,shot.png,console,net.json}
+    timeout 60 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars \
+        --user-data-dir="$work/profile" --no-first-run --disable-background-networking --disable-component-update \
+        --disable-sync --disable-default-apps --disable-features=NetworkTimeServiceQuerying --host-resolver-rules='MAP * ~NOTFOUND' \
+        --enable-logging=stderr --log-net-log="$work/net.json" --window-size=1000,1300 \
+        --screenshot="$work/shot.png" "$@" "$address" >/dev/null 2>"$work/console" || true
+}
+
+# The addresses that were asked for, besides files and data.
+addresses() {
+    python3 - "$1" <<'PYTHON'
+import json, sys
+text = open(sys.argv[1]).read()
+try:
+    log = json.loads(text)
+except ValueError:  # cut off at the end
+    log = json.loads(text.rstrip().rstrip(",") + "]}")
+found = set()
+for event in log["events"]:
+    url = event.get("params", {}).get("url", "") if isinstance(event.get("params"), dict) else ""
+    if url.startswith(("http:", "https:", "ws:", "wss:", "ftp:")):
+        found.add(url.split("?")[0])
+print("\n".join(sorted(found)))
+PYTHON
+}
+
+# Whether a screenshot shows more than a few colours, and how many.
+colours() {
+    python3 - "$1" <<'PYTHON'
+import struct, sys, zlib
+data = open(sys.argv[1], "rb").read()
+assert data[:8] == b"\x89PNG\r\n\x1a\n"
+width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
+size = {2: 3, 6: 4}[kind]
+packed, at = b"", 8
+while at < len(data):
+    length, name = struct.unpack(">I4s", data[at:at + 8])
+    if name == b"IDAT":
+        packed += data[at + 8:at + 8 + length]
+    at += 12 + length
+raw, row, seen = zlib.decompress(packed), bytearray(width * size), set()
+for y in range(height):
+    start = y * (width * size + 1)
+    filtered, line = raw[start], bytearray(raw[start + 1:start + 1 + width * size])
+    for i in range(len(line)):
+        left = line[i - size] if i >= size else 0
+        up, corner = row[i], row[i - size] if i >= size else 0
+        if filtered == 1:
+            line[i] = (line[i] + left) & 255
+        elif filtered == 2:
+            line[i] = (line[i] + up) & 255
+        elif filtered == 3:
+            line[i] = (line[i] + (left + up) // 2) & 255
+        elif filtered == 4:
+            p = left + up - corner
+            a, b, c = abs(p - left), abs(p - up), abs(p - corner)
+            line[i] = (line[i] + (left if a <= b and a <= c else up if b <= c else corner)) & 255
+    row = line
+    seen.update(bytes(line[x * size:x * size + 3]) for x in range(0, width, 3))
+print(len(seen))
+PYTHON
+}
+
+# What the browser asks for by itself is not the page's doing.
+load about:blank
+addresses "$work/net.json" >"$work/own"
+
+failed=0
+complain() { echo "pages: $*"; failed=1; }
+for page in "$@"; do
+    [ -s "$page" ] || { complain "$page is not there"; continue; }
+    for theme in light dark; do
+        flags=()
+        [ $theme = dark ] && flags=(--force-dark-mode)
+        load "file://$(realpath "$page")" "${flags[@]}"
+        if [ ! -s "$work/shot.png" ]; then complain "$page ($theme) did not load"; continue; fi
+        if grep -q ":CONSOLE" "$work/console"; then
+            complain "$page ($theme) wrote to the console: $(grep -m 3 ":CONSOLE" "$work/console")"
+        fi
+        asked=$(addresses "$work/net.json" | grep -vxFf "$work/own" || true)
+        [ -z "$asked" ] || complain "$page ($theme) asked the network for $asked"
+        count=$(colours "$work/shot.png")
+        [ "$count" -ge 20 ] || complain "$page ($theme) is blank: $count colours"
+        [ $failed -eq 1 ] || echo "pages: $page ($theme): loaded, silent, no request, $count colours"
+    done
+done
+exit $failed

@@ -1,0 +1,71 @@
+//! `bayesteach compare`: runs side by side.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use comfy_table::{Cell, CellAlignment};
+
+use super::table::{format_number, new_table};
+use super::{Done, print};
+use crate::metrics::Measure;
+use crate::report::{Comparison, Estimate};
+
+/// The measures told by number of observations.
+const BY_OBSERVATIONS: [Measure; 3] = [Measure::Accuracy, Measure::Kl, Measure::Entropy];
+
+pub(super) fn command(runs: &[PathBuf], json: bool) -> Result<Done> {
+    let comparison = Comparison::read(runs)?;
+    if json {
+        print(&serde_json::to_string_pretty(&comparison)?);
+        return Ok(Done::Finished);
+    }
+    let Comparison { episodes, answers, users, .. } = &comparison;
+    print(&format!(
+        "{answers} answers in {episodes} episodes of {users} users, with 95 % intervals over users\n"
+    ));
+    print(&overall(&comparison));
+    print("\nby the number of earlier answers that bear on the answer\n");
+    print(&by_observations(&comparison));
+    Ok(Done::Finished)
+}
+
+fn overall(comparison: &Comparison) -> String {
+    let columns = comparison.columns();
+    let mut table = new_table(std::iter::once("").chain(columns.iter().map(|c| c.name.as_str())));
+    for measure in Measure::ALL {
+        if columns.iter().any(|c| c.get(measure).is_some()) {
+            let cells = columns.iter().map(|c| right(c.get(measure).map_or("-".into(), with_interval)));
+            table.add_row(std::iter::once(Cell::new(measure.title())).chain(cells));
+        }
+    }
+    let cells = columns.iter().map(|c| right(c.ece.map_or("-".into(), format_number)));
+    table.add_row(std::iter::once(Cell::new("calibration error")).chain(cells));
+    table.to_string()
+}
+
+fn by_observations(comparison: &Comparison) -> String {
+    let numbers: Vec<usize> = comparison.teacher.by_observations.iter().map(|at| at.observations).collect();
+    let titles = numbers.iter().map(ToString::to_string);
+    let mut table = new_table(["earlier answers".to_string(), String::new()].into_iter().chain(titles));
+    for measure in BY_OBSERVATIONS {
+        let told = comparison.columns().into_iter().filter(|c| c.get(measure).is_some());
+        for (i, column) in told.enumerate() {
+            let at = |n: &usize| column.by_observations.iter().find(|at| at.observations == *n)?.get(measure);
+            let cells = numbers.iter().map(|n| right(at(n).map_or("-".into(), |e| format_number(e.mean))));
+            let title = if i == 0 { measure.title() } else { "" };
+            table.add_row([Cell::new(title), Cell::new(&column.name)].into_iter().chain(cells));
+        }
+    }
+    table.to_string()
+}
+
+fn with_interval(estimate: Estimate) -> String {
+    let mean = format_number(estimate.mean);
+    estimate.interval.map_or(mean.clone(), |[low, high]| {
+        format!("{mean} [{}, {}]", format_number(low), format_number(high))
+    })
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}

@@ -1,0 +1,231 @@
+//! `bayesteach plan`: what a config's training takes, without loading weights.
+
+use std::path::Path;
+
+use anyhow::Result;
+use candle_core::DType;
+
+use super::model::Source;
+use super::train::{encode, episode_files};
+use super::{Context, Done, print};
+use crate::config::RunConfig;
+use crate::device;
+use crate::hub::Files;
+use crate::model::config::ModelConfig;
+use crate::model::decoder::Keep;
+use crate::model::gradients::Trainable;
+use crate::model::memory::{self, Memory, Work};
+use crate::ops::weight::Storage;
+use crate::teacher;
+use crate::tokens::{Sampler, Sequence, micro_batches, read_lines};
+use crate::train::config::{Checkpointing, LossConfig};
+
+/// Episodes that are encoded to know how long they are.
+const SAMPLE: usize = 1000;
+/// Steps whose micro-batches are looked at.
+const STEPS: usize = 50;
+
+/// The training episodes as tokens.
+pub(super) struct Lengths {
+    /// Tokens of each.
+    pub tokens: Vec<usize>,
+    /// Targets of each: answers, and other tokens of the assistant's where they are trained.
+    pub answers: Vec<usize>,
+}
+
+impl Lengths {
+    pub(super) fn of(sequences: &[Sequence], loss: &LossConfig) -> Self {
+        let format = |s: &Sequence| if loss.format_weight > 0.0 { s.format_positions.len() } else { 0 };
+        Self {
+            tokens: sequences.iter().map(Sequence::len).collect(),
+            answers: sequences.iter().map(|s| s.targets.len() + format(s)).collect(),
+        }
+    }
+
+    /// Tokens and targets of the largest micro-batch.
+    fn largest(&self, config: &RunConfig) -> (usize, usize) {
+        let sampler = Sampler {
+            seed: config.run.seed,
+            examples: self.tokens.len(),
+            batch_size: config.train.batch_size,
+        };
+        let sums = (0..STEPS.min(sampler.steps_per_epoch())).flat_map(|step| {
+            let batch = sampler.batch(step);
+            let micro = micro_batches(&self.tokens, &batch, config.train.micro_batch_tokens);
+            let sum = |of: &[usize], indices: &[usize]| indices.iter().map(|&i| of[i]).sum::<usize>();
+            micro
+                .into_iter()
+                .map(move |m| (sum(&self.tokens, &m), sum(&self.answers, &m)))
+                .collect::<Vec<_>>()
+        });
+        sums.max().unwrap_or((0, 0))
+    }
+}
+
+/// What a config's training takes with these choices.
+pub(super) struct Setting<'a> {
+    pub config: &'a RunConfig,
+    pub model: &'a ModelConfig,
+    pub lengths: &'a Lengths,
+    pub dtype: DType,
+    pub storage: Storage,
+    pub keep: Keep,
+}
+
+impl Setting<'_> {
+    pub(super) fn memory(&self) -> Memory {
+        let (tokens, answers) = self.lengths.largest(self.config);
+        memory::plan(&Work {
+            model: self.model,
+            dtype: self.dtype,
+            storage: self.storage,
+            lora: (self.config.train.weights == Trainable::Lora).then_some(&self.config.lora),
+            tokens,
+            answers,
+            keep: self.keep,
+        })
+    }
+
+    /// The same with the program itself and the encoded episodes.
+    pub(super) fn total(&self) -> usize {
+        let tokens: usize = self.lengths.tokens.iter().sum();
+        self.memory().total() + PROGRAM + 12 * tokens
+    }
+}
+
+/// The program, its tokenizer and its libraries.
+const PROGRAM: usize = 40_000_000;
+
+pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Result<Done> {
+    let config = RunConfig::load(config, set)?;
+    let table = config.model()?;
+    let device = device::open(&config.run.device)?;
+    let dtype = device::dtype(&table.dtype, &device)?;
+    let source = Source::find(&table.source, table.revision.as_deref(), Files::Tokenizer, context)?;
+    let format_trains = config.loss.format_weight > 0.0;
+    let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
+    let (lengths, episodes) = lengths(&config, &pipeline)?;
+    let model = &source.config;
+    let setting = Setting {
+        config: &config,
+        model,
+        lengths: &lengths,
+        dtype,
+        storage: table.storage()?,
+        keep: match config.train.checkpointing {
+            Checkpointing::Block => Keep::BlockInputs,
+            Checkpointing::None | Checkpointing::Auto => Keep::Everything,
+        },
+    };
+    let available = device::available_memory(&device);
+    let setting = match config.train.checkpointing {
+        Checkpointing::Auto if !fits(&setting, available) => Setting { keep: Keep::BlockInputs, ..setting },
+        _ => setting,
+    };
+    print(&describe(&setting, episodes, &device::name(&device), available));
+    Ok(Done::Finished)
+}
+
+/// Whether a setting's memory is there, with a tenth to spare. Where nobody knows, it is.
+pub(super) fn fits(setting: &Setting, available: Option<u64>) -> bool {
+    available.is_none_or(|available| setting.total() as f64 <= 0.9 * available as f64)
+}
+
+/// A sample of the training episodes as tokens, and how many there are.
+fn lengths(config: &RunConfig, pipeline: &crate::tokens::Pipeline) -> Result<(Lengths, usize)> {
+    let drawn;
+    let file = match &config.data {
+        Some(_) => episode_files(config).0,
+        None => {
+            drawn = tempfile::tempdir()?;
+            teacher::teach(config.teacher()?, &config.split, config.run.seed, drawn.path(), &|_, _| ())?;
+            drawn.path().join(teacher::Part::Train.file_name())
+        }
+    };
+    let lines = read_lines(&file)?;
+    let every = lines.len().div_ceil(SAMPLE);
+    let sample: Vec<_> = lines.iter().step_by(every).cloned().collect();
+    Ok((Lengths::of(&encode(pipeline, &sample, &file)?, &config.loss), lines.len()))
+}
+
+fn describe(setting: &Setting, episodes: usize, device: &str, available: Option<u64>) -> String {
+    let Setting { config, model, lengths, .. } = setting;
+    let memory = setting.memory();
+    let count = lengths.tokens.len().max(1);
+    let mean = lengths.tokens.iter().sum::<usize>() as f64 / count as f64;
+    let answers = lengths.answers.iter().sum::<usize>() as f64 / count as f64;
+    let steps = config.train.total_steps(episodes.div_ceil(config.train.batch_size));
+    let trained = match config.train.weights {
+        Trainable::Lora => config.lora.parameter_count(model),
+        Trainable::All => model.parameter_count(),
+    };
+    let (micro, _) = setting.lengths.largest(config);
+    let keep = |keep: Keep| if keep == Keep::BlockInputs { "block" } else { "none" };
+    let mut lines = vec![
+        format!(
+            "parameters   {:.1} M, of which {:.3} M are trained",
+            millions(model.parameter_count()),
+            millions(trained)
+        ),
+        format!("episodes     {episodes} to train on, {mean:.0} tokens and {answers:.0} targets each"),
+        format!(
+            "steps        {steps} of {} episodes: about {:.0} tokens a step, at most {micro} at a time",
+            config.train.batch_size,
+            mean * config.train.batch_size as f64
+        ),
+        format!(
+            "memory       {} at the peak on {device}, with train.checkpointing = {:?}:",
+            gigabytes(setting.total()),
+            keep(setting.keep)
+        ),
+        format!("               {} of weights", gigabytes(memory.weights)),
+        format!(
+            "               {} for what is trained, its gradients and the optimizer",
+            gigabytes(memory.trained)
+        ),
+        format!("               {} of activations that wait for the backward", gigabytes(memory.kept)),
+        format!("               {} of working space", gigabytes(memory.working)),
+        format!(
+            "               {} for the program and its episodes",
+            gigabytes(setting.total() - memory.total())
+        ),
+    ];
+    if let Some(available) = available {
+        let verdict = if fits(setting, Some(available)) { "it fits" } else { "it does not fit" };
+        lines.push(format!("available    {}: {verdict}", gigabytes(available as usize)));
+    }
+    lines.push("with other settings".into());
+    for (what, other) in alternatives(setting) {
+        let note = if fits(&other, available) { "" } else { "  (does not fit)" };
+        lines.push(format!("  {what:34} {}{note}", gigabytes(other.total())));
+    }
+    lines.join("\n")
+}
+
+/// The settings that change the memory, one at a time and then together.
+fn alternatives<'a>(setting: &'a Setting) -> Vec<(String, Setting<'a>)> {
+    let with = |keep: Keep, storage: Storage| Setting { keep, storage, ..*setting };
+    let mut all = Vec::new();
+    for (name, keep) in [("none", Keep::Everything), ("block", Keep::BlockInputs)] {
+        if keep != setting.keep {
+            all.push((format!("train.checkpointing = {name:?}"), with(keep, setting.storage)));
+        }
+    }
+    if setting.config.train.weights == Trainable::Lora {
+        for (name, storage) in Storage::NAMES.into_iter().filter(|(_, storage)| *storage != setting.storage) {
+            all.push((format!("model.quantization = {name:?}"), with(setting.keep, storage)));
+        }
+        if setting.keep != Keep::BlockInputs && setting.storage != Storage::Q4K {
+            all.push(("both \"block\" and \"q4_k\"".into(), with(Keep::BlockInputs, Storage::Q4K)));
+        }
+    }
+    all
+}
+
+fn millions(count: usize) -> f64 {
+    count as f64 / 1e6
+}
+
+fn gigabytes(bytes: usize) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}

@@ -1,0 +1,314 @@
+//! How llama.cpp sees a model: its architecture's name, hyper-parameters, tensor names, and how tensors differ from
+//! the hub's.
+//!
+//! llama.cpp rotates neighbouring pairs in Llama, so the rows of its q and k are permuted; Gemma's norms are stored
+//! with the 1 added. What llama.cpp cannot compute is an error.
+
+use anyhow::{Result, bail, ensure};
+use candle_core::Tensor;
+use candle_core::quantized::gguf_file::Value;
+
+use super::file::Metadata;
+use crate::model::config::{Activation, Family, Gain, ModelConfig};
+use crate::model::lora;
+
+/// The name of the family in GGUF files.
+pub(super) fn architecture(family: Family) -> &'static str {
+    match family {
+        Family::Llama => "llama",
+        Family::Qwen2 => "qwen2",
+        Family::Qwen3 => "qwen3",
+        Family::Gemma => "gemma",
+        Family::Gemma2 => "gemma2",
+        Family::Gemma3 => "gemma3",
+    }
+}
+
+/// One tensor of the file, and where it comes from.
+pub(super) struct Entry {
+    /// In the file.
+    pub name: String,
+    pub origin: Origin,
+    pub shape: Vec<usize>,
+    pub change: Change,
+}
+
+pub(super) enum Origin {
+    /// A tensor by its name below the model's root.
+    Below(String),
+    /// The output head.
+    Head,
+    /// These values, which the snapshot holds in another form.
+    Values(Vec<f32>),
+}
+
+/// What is done to a tensor on its way into the file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Change {
+    Nothing,
+    /// The rows of each of so many heads are permuted for a rotation of neighbouring pairs.
+    PermuteHeads(usize),
+    /// (1 + w) · factor
+    OnePlus(f64),
+    /// w · factor
+    Scale(f64),
+}
+
+impl Change {
+    pub(super) fn apply(self, t: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Nothing => t.clone(),
+            Self::PermuteHeads(heads) => permute_heads(t, heads)?,
+            Self::OnePlus(factor) => ((t + 1.0)? * factor)?,
+            Self::Scale(factor) => (t * factor)?,
+        })
+    }
+}
+
+/// Rows (heads · D, …) from halves to neighbouring pairs: row i of the first half of each head goes to 2i, row i of
+/// the second half to 2i + 1.
+fn permute_heads(t: &Tensor, heads: usize) -> Result<Tensor> {
+    let shape = t.dims();
+    let columns: usize = shape[1..].iter().product();
+    let halves = t.reshape((heads, 2, shape[0] / heads / 2, columns))?; // (heads, 2, D / 2, columns)
+    Ok(halves.transpose(1, 2)?.contiguous()?.reshape(shape)?)
+}
+
+/// How the weights of a block's linear change, and of its bias.
+pub(super) fn linear_change(model: &ModelConfig, linear: &str) -> Change {
+    match (model.family, linear) {
+        (Family::Llama, "q_proj") => Change::PermuteHeads(model.num_attention_heads),
+        (Family::Llama, "k_proj") => Change::PermuteHeads(model.num_key_value_heads),
+        _ => Change::Nothing,
+    }
+}
+
+/// A block's linear in the file, without `.weight`.
+pub(super) fn linear_name(layer: usize, linear: &str) -> String {
+    let name = match linear {
+        "q_proj" => "attn_q",
+        "k_proj" => "attn_k",
+        "v_proj" => "attn_v",
+        "o_proj" => "attn_output",
+        "gate_proj" => "ffn_gate",
+        "up_proj" => "ffn_up",
+        _ => "ffn_down",
+    };
+    format!("blk.{layer}.{name}")
+}
+
+/// By how much more llama.cpp scales q · k than it should. It takes the scale from the head's size, or for the
+/// models that it knows by their number of layers (27B) from hidden size and heads, whatever the config says.
+pub(super) fn scale_mismatch(model: &ModelConfig) -> f64 {
+    let known = match model.family {
+        Family::Gemma2 => model.num_layers() == 46,
+        Family::Gemma3 => model.num_layers() == 62,
+        _ => false,
+    };
+    let size = if known { model.hidden_size / model.num_attention_heads } else { model.head_dim };
+    let factor = model.attention_scale * (size as f64).sqrt();
+    if (factor - 1.0).abs() < 1e-9 { 1.0 } else { factor }
+}
+
+/// All tensors of the file.
+pub(super) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
+    let (d, head_dim) = (model.hidden_size, model.head_dim);
+    let one_plus = |factor: f64| match model.gain {
+        Gain::OnePlusWeight => Change::OnePlus(factor),
+        Gain::Weight if factor == 1.0 => Change::Nothing,
+        Gain::Weight => Change::Scale(factor),
+    };
+    let mut entries = Vec::new();
+    let mut add = |name: String, below: String, shape: &[usize], change: Change| {
+        entries.push(Entry { name, origin: Origin::Below(below), shape: shape.to_vec(), change });
+    };
+    let vocabulary = [model.vocab_size, d];
+    add("token_embd.weight".into(), "embed_tokens.weight".into(), &vocabulary, Change::Nothing);
+    add("output_norm.weight".into(), "norm.weight".into(), &[d], one_plus(1.0));
+    let scale = scale_mismatch(model);
+    for i in 0..model.num_layers() {
+        let norms: &[(&str, &str)] = match model.post_norms {
+            true => &[
+                ("attn_norm", "input_layernorm"),
+                ("post_attention_norm", "post_attention_layernorm"),
+                ("ffn_norm", "pre_feedforward_layernorm"),
+                ("post_ffw_norm", "post_feedforward_layernorm"),
+            ],
+            false => &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")],
+        };
+        for (name, below) in norms {
+            add(format!("blk.{i}.{name}.weight"), format!("layers.{i}.{below}.weight"), &[d], one_plus(1.0));
+        }
+        if model.qk_norm {
+            // What is left of the scale goes into q's norm, or else into q itself; both come before the rotation.
+            for (name, below, factor) in [("attn_q_norm", "q_norm", scale), ("attn_k_norm", "k_norm", 1.0)] {
+                let below = format!("layers.{i}.self_attn.{below}.weight");
+                add(format!("blk.{i}.{name}.weight"), below, &[head_dim], one_plus(factor));
+            }
+        }
+        for linear in lora::LINEARS {
+            let (d_out, d_in) = lora::linear_shape(model, linear);
+            let change = match linear {
+                "q_proj" if scale != 1.0 && !model.qk_norm => Change::Scale(scale),
+                _ => linear_change(model, linear),
+            };
+            let (name, below) = (linear_name(i, linear), lora::within_block(linear));
+            add(format!("{name}.weight"), format!("layers.{i}.{below}.weight"), &[d_out, d_in], change);
+            let bias = match linear {
+                "q_proj" | "k_proj" | "v_proj" => model.qkv_bias,
+                "o_proj" => model.o_bias,
+                _ => model.mlp_bias,
+            };
+            if bias {
+                add(format!("{name}.bias"), format!("layers.{i}.{below}.bias"), &[d_out], change);
+            }
+        }
+    }
+    if !model.tie_word_embeddings {
+        let (name, shape) = ("output.weight".into(), vec![model.vocab_size, d]);
+        entries.push(Entry { name, origin: Origin::Head, shape, change: Change::Nothing });
+    }
+    if let Scaling::PerFrequency(factors) = scaling(model, 0) {
+        let (name, shape) = ("rope_freqs.weight".into(), vec![factors.len()]);
+        entries.push(Entry { name, origin: Origin::Values(factors), shape, change: Change::Nothing });
+    }
+    Ok(entries)
+}
+
+/// How a rotation's frequencies differ from θ^(−2i/D).
+enum Scaling {
+    None,
+    /// All are divided by this.
+    Linear(f64),
+    /// Each is divided by its own.
+    PerFrequency(Vec<f32>),
+}
+
+fn scaling(model: &ModelConfig, rope: usize) -> Scaling {
+    let exponent = |i: usize| -2.0 * i as f64 / model.head_dim as f64;
+    let plain = |i: usize| model.rope_theta[rope].powf(exponent(i));
+    let factors: Vec<f64> =
+        model.inv_freq[rope].iter().enumerate().map(|(i, &f)| plain(i) / f64::from(f)).collect();
+    let same = |factor: f64| factors.iter().all(|f| (f / factor - 1.0).abs() < 1e-5);
+    match factors.first() {
+        Some(_) if same(1.0) => Scaling::None,
+        // Frequencies are kept in f32, of which the first one is the roundest.
+        Some(&first) if same(first) => Scaling::Linear((first * 1e6).round() / 1e6),
+        _ => Scaling::PerFrequency(factors.into_iter().map(|f| f as f32).collect()),
+    }
+}
+
+/// Refuses what llama.cpp cannot compute.
+pub(super) fn check(model: &ModelConfig) -> Result<()> {
+    let family = model.family;
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let name = architecture(family);
+    let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
+    ensure!(
+        model.activation == activation,
+        "llama.cpp's {name} computes {activation:?}, but this model {:?}",
+        model.activation
+    );
+    ensure!(
+        model.tie_word_embeddings || !matches!(family, Family::Gemma | Family::Gemma2),
+        "llama.cpp's {name} takes the embedding as the output head, but this model has a head of its own"
+    );
+    ensure!(
+        !model.o_bias || family == Family::Llama,
+        "llama.cpp's {name} has no bias on the attention's output, but this model has one"
+    );
+    let q = model.num_attention_heads * model.head_dim;
+    ensure!(
+        family != Family::Qwen2 || q == model.hidden_size,
+        "llama.cpp's qwen2 wants heads · head size = hidden size, but this model has {q} and {}",
+        model.hidden_size
+    );
+    ensure!(
+        matches!(family, Family::Gemma2 | Family::Gemma3) || model.layers.iter().all(|l| l.window.is_none()),
+        "llama.cpp's {name} has no sliding window, but this model uses one (use_sliding_window)"
+    );
+    ensure!(
+        (family == Family::Gemma2) == model.attention_softcap.is_some(),
+        "llama.cpp caps the attention scores of gemma2, of all of them and of no other model; this is {name} with a \
+         cap of {:?}",
+        model.attention_softcap
+    );
+    ensure!(
+        family != Family::Gemma2 || model.final_softcap.is_some(),
+        "llama.cpp's gemma2 caps the logits, but this model does not (final_logit_softcapping)"
+    );
+    for (rope, theta) in model.rope_theta.iter().enumerate() {
+        match (scaling(model, rope), rope) {
+            (Scaling::None, _) | (Scaling::Linear(_), 0) => {}
+            (Scaling::PerFrequency(_), 0) if family == Family::Llama => {}
+            _ => bail!(
+                "llama.cpp's {name} cannot scale the rotary frequencies (θ = {theta}) as this model does"
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// The hyper-parameters.
+pub(super) fn hyper_parameters(model: &ModelConfig) -> Metadata {
+    let name = architecture(model.family);
+    let mut metadata = Metadata::new();
+    let mut add = |key: &str, value: Value| metadata.push((format!("{name}.{key}"), value));
+    let size = |n: usize| Value::U32(n as u32);
+    let number = |x: f64| Value::F32(x as f32);
+    add("vocab_size", size(model.vocab_size));
+    add("context_length", size(model.max_position_embeddings));
+    add("embedding_length", size(model.hidden_size));
+    add("block_count", size(model.num_layers()));
+    add("feed_forward_length", size(model.intermediate_size));
+    add("attention.head_count", size(model.num_attention_heads));
+    add("attention.head_count_kv", size(model.num_key_value_heads));
+    add("attention.key_length", size(model.head_dim));
+    add("attention.value_length", size(model.head_dim));
+    add("attention.layer_norm_rms_epsilon", number(model.rms_norm_eps));
+    add("rope.dimension_count", size(model.head_dim));
+    add("rope.freq_base", number(model.rope_theta[0]));
+    if let Some(&theta) = model.rope_theta.get(1) {
+        add("rope.freq_base_swa", number(theta));
+    }
+    if let Scaling::Linear(factor) = scaling(model, 0) {
+        add("rope.scaling.type", Value::String("linear".into()));
+        add("rope.scaling.factor", number(factor));
+    }
+    if let Some(cap) = model.attention_softcap {
+        add("attn_logit_softcapping", number(cap));
+    }
+    if let Some(cap) = model.final_softcap {
+        add("final_logit_softcapping", number(cap));
+    }
+    if let Some(window) = model.layers.iter().find_map(|layer| layer.window) {
+        add("attention.sliding_window", size(window));
+        let sliding: Vec<bool> = model.layers.iter().map(|layer| layer.window.is_some()).collect();
+        if sliding != usual_pattern(model) {
+            let layers = sliding.into_iter().map(Value::Bool).collect();
+            add("attention.sliding_window_pattern", Value::Array(layers));
+        }
+    }
+    metadata
+}
+
+/// The layers that llama.cpp lets slide where the file does not say.
+fn usual_pattern(model: &ModelConfig) -> Vec<bool> {
+    let period = if model.family == Family::Gemma2 { 2 } else { 6 };
+    (0..model.num_layers()).map(|i| i % period < period - 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn heads_are_permuted_to_neighbouring_pairs() {
+        // Two heads of size 4: halves (0 1 | 2 3) become pairs (0 2) (1 3).
+        let rows =
+            Tensor::arange(0f32, 8.0, &Device::Cpu).expect("a tensor").reshape((8, 1)).expect("a column");
+        let permuted = permute_heads(&rows, 2).expect("it works").flatten_all().expect("flat");
+        assert_eq!(permuted.to_vec1::<f32>().expect("values"), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+}
