@@ -406,12 +406,12 @@ fn beliefs_about_weights_are_asked_for_in_the_words_of_the_world() {
     let asked: Vec<&str> =
         turns(&episode).iter().filter(|(_, a)| a.belief.is_some()).map(|(t, _)| *t).collect();
     assert_eq!(asked.len(), 4);
-    let price = asked.iter().find(|text| text.contains("price")).unwrap();
-    assert_eq!(
-        *price,
+    let price = asked.iter().find(|text| text.contains("about the price")).unwrap();
+    // The first report follows what the user says to the last choice.
+    assert!(price.ends_with(
         "How do you think I feel about the price of a hotel, on a scale from 1 to 5? 1 means that I strongly prefer the low \
          end ($100), 3 that I do not mind, and 5 that I strongly prefer the high end ($1000). Reply with the number only."
-    );
+    ));
 }
 
 #[test]
