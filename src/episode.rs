@@ -74,8 +74,12 @@ pub struct Answer {
     pub start: usize,
     /// The labels.
     pub options: Vec<String>,
-    /// The teacher's predictive distribution over the options.
+    /// What is trained: the teacher's predictive distribution over the options, or what stands in for it.
     pub probs: Vec<f64>,
+    /// The teacher's predictive distribution, where `probs` is something else (one option for certain, say): what
+    /// models are measured against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictive: Option<Vec<f64>>,
     /// Index of the option that stands in `content`.
     pub said: usize,
     /// Index of what the user really chose, where known.
@@ -83,9 +87,14 @@ pub struct Answer {
     /// Weight in the loss.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: f64,
-    /// How many earlier answers bear on this one; all earlier answers of the episode where absent.
+    /// How many earlier answers bear on this one; all earlier ones of the episode (but reports of beliefs) where
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observations: Option<usize>,
+    /// What this answer reports a belief about, such as `price` or `extraversion`; absent where it predicts or
+    /// recommends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub belief: Option<String>,
 }
 
 fn one() -> f64 {
@@ -100,8 +109,13 @@ fn is_one(weight: &f64) -> bool {
 impl Episode {
     /// Every answer with its observation count, in order.
     pub fn answers(&self) -> impl Iterator<Item = (&Answer, usize)> {
-        let answers = self.messages.iter().filter_map(|m| m.answer.as_ref());
-        answers.enumerate().map(|(i, a)| (a, a.observations.unwrap_or(i)))
+        let mut earlier = 0;
+        self.messages.iter().filter_map(|m| m.answer.as_ref()).map(move |answer| {
+            let observations = answer.observations.unwrap_or(earlier);
+            // Nobody tells whether a reported belief was right.
+            earlier += usize::from(answer.belief.is_none());
+            (answer, observations)
+        })
     }
 
     /// Checks all that the rest of the program relies on.
@@ -129,17 +143,18 @@ impl Episode {
 }
 
 impl Answer {
+    /// What the teacher believed, whatever is trained.
+    pub fn predictive(&self) -> &[f64] {
+        self.predictive.as_ref().unwrap_or(&self.probs)
+    }
+
     fn validate(&self, content: &str) -> Result<()> {
         let n = self.options.len();
         ensure!(n >= 2, "an answer needs at least 2 options, this one has {n}");
-        ensure!(self.probs.len() == n, "{n} options but {} probs", self.probs.len());
-        ensure!(
-            self.probs.iter().all(|p| p.is_finite() && *p >= 0.0),
-            "probs {:?} must be finite and not negative",
-            self.probs
-        );
-        let sum: f64 = self.probs.iter().sum();
-        ensure!((sum - 1.0).abs() <= 1e-6, "probs sum to {sum}, not to 1");
+        validate_distribution("probs", &self.probs, n)?;
+        if let Some(predictive) = &self.predictive {
+            validate_distribution("predictive", predictive, n)?;
+        }
         ensure!(self.said < n, "said is {} but there are {n} options", self.said);
         if let Some(truth) = self.truth {
             ensure!(truth < n, "truth is {truth} but there are {n} options");
@@ -149,6 +164,7 @@ impl Answer {
             "weight {} must be finite and not negative",
             self.weight
         );
+        ensure!(self.belief.as_deref() != Some(""), "belief must say what it is about, or be left out");
         for (i, option) in self.options.iter().enumerate() {
             ensure!(!option.is_empty(), "option {i} is empty");
             if let Some(j) = self.options[..i].iter().position(|o| o == option) {
@@ -163,6 +179,17 @@ impl Answer {
         );
         Ok(())
     }
+}
+
+fn validate_distribution(name: &str, probs: &[f64], options: usize) -> Result<()> {
+    ensure!(probs.len() == options, "{options} options but {} {name}", probs.len());
+    ensure!(
+        probs.iter().all(|p| p.is_finite() && *p >= 0.0),
+        "{name} {probs:?} must be finite and not negative"
+    );
+    let sum: f64 = probs.iter().sum();
+    ensure!((sum - 1.0).abs() <= 1e-6, "{name} sum to {sum}, not to 1");
+    Ok(())
 }
 
 /// Reads and validates an episode file.
@@ -245,6 +272,8 @@ mod tests {
         defect(|e| e.messages[1].role = Role::User, "not the assistant's");
         defect(|e| answer(e).probs[0] = 0.2, "sum to");
         defect(|e| answer(e).probs[0] = f64::NAN, "finite");
+        defect(|e| answer(e).predictive = Some(vec![0.5, 0.5]), "3 options but 2 predictive");
+        defect(|e| answer(e).predictive = Some(vec![0.5, 0.6, 0.0]), "predictive sum to");
         defect(|e| answer(e).start = 25, "not at byte 25");
         defect(|e| answer(e).start = 4000, "not at byte 4000");
         defect(|e| answer(e).said = 3, "said is 3");
@@ -252,5 +281,6 @@ mod tests {
         defect(|e| answer(e).options[1] = "1".into(), "are both");
         defect(|e| answer(e).options.truncate(1), "at least 2 options");
         defect(|e| answer(e).weight = -1.0, "weight");
+        defect(|e| answer(e).belief = Some(String::new()), "belief");
     }
 }

@@ -39,7 +39,7 @@
 //! | part | what it holds |
 //! |---|---|
 //! | [`world`] | flights, hotels, personality, shop; worlds declared in a file; coins, Markov chains, HMMs, regression |
-//! | [`teacher`] | posteriors (grids, counts, forward algorithm, Gaussian), decision rules, splits, writing of episodes |
+//! | [`teacher`] | posteriors (grids, counts, forward algorithm, Gaussian), rival teachers, choice of evidence, decisions |
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
 //! | [`ops`] | linear with LoRA, RMSNorm, rotation, attention, gated activation, KL, dropout |

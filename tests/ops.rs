@@ -284,6 +284,7 @@ fn linear_adds_to_the_gradient_it_is_given() {
 /// Layers that share an input, with and without adapters of different ranks, give what each gives alone. The depth
 /// is such that gradients of adapters are summed in parts.
 #[test]
+#[allow(clippy::type_complexity, reason = "a layer's tensors, once")]
 fn linears_that_share_an_input_do_what_each_does_alone() {
     for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
         for dropped in [false, true] {

@@ -675,8 +675,10 @@ fn ragged(vocabulary: usize) -> Vec<Sequence> {
                 position: ((k + 1) * length / (count + 1)) as u32,
                 token_ids: (0..options).map(|o| ((i * 13 + k * 29 + o * 17) % vocabulary) as u32).collect(),
                 probs: weights.iter().map(|w| w / sum).collect(),
+                predictive: None,
                 weight: 0.25 * (1 + (i + k) % 5) as f32,
                 answer: None,
+                belief: None,
             }
         });
         let targets: Vec<SoftTarget> = targets.collect();

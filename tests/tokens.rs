@@ -52,6 +52,8 @@ fn answer(pattern: &str, options: &[&str], said: usize) -> Message {
         truth: Some(0),
         weight: 1.0,
         observations: None,
+        predictive: None,
+        belief: None,
     };
     Message { role: Role::Assistant, content: pattern.replacen("{}", options[said], 1), answer: Some(answer) }
 }
@@ -637,7 +639,7 @@ fn a_batch_mixes_answers_of_2_and_10_options() {
     assert_eq!(batch.target_probs[..2], [0.25, 0.75]);
     assert_eq!(batch.target_ids[2..12], a.targets[1].token_ids);
 
-    let ce = Batch::new(&[(0, &a)], TargetKind { ce: true, format_weight: 0.5 });
+    let ce = Batch::new(&[(0, &a)], TargetKind { ce: true, format_weight: 0.5, ..TargetKind::default() });
     assert_eq!(ce.targets(), 2 + a.format_positions.len());
     assert!(ce.target_rows.is_sorted_by(|x, y| x < y));
     for (i, &row) in ce.target_rows.iter().enumerate() {
@@ -651,6 +653,26 @@ fn a_batch_mixes_answers_of_2_and_10_options() {
         assert_eq!(ce.weights[i], if ce.is_answer[i] { 1.0 } else { 0.5 });
     }
     assert_eq!(ce.is_answer.iter().filter(|&&is| is).count(), 2);
+}
+
+#[test]
+fn acting_and_reporting_are_trained_apart_or_together() {
+    let pipeline = pipeline("qwen2");
+    let mut episode =
+        episode(vec![user("U"), answer("{}", &["A", "B"], 1), user("V"), answer("{}", &["1", "2"], 0)]);
+    let report = episode.messages[3].answer.as_mut().unwrap();
+    (report.belief, report.weight) = (Some("price".into()), 0.5);
+    let sequence = pipeline.encode(&episode).unwrap().sequence;
+    let weights = |action_weight, belief_weight| {
+        let kind = TargetKind { action_weight, belief_weight, ..TargetKind::default() };
+        Batch::new(&[(0, &sequence)], kind).weights
+    };
+    assert_eq!(weights(1.0, 1.0), [1.0, 0.5]);
+    assert_eq!(weights(3.0, 0.0), [3.0]);
+    assert_eq!(weights(0.0, 2.0), [1.0]);
+    // Where nothing says otherwise, all earlier answers bear on an answer, but no report does.
+    episode.messages.extend([user("W"), answer("{}", &["A", "B"], 1)]);
+    assert_eq!(episode.answers().map(|(_, observations)| observations).collect::<Vec<_>>(), [0, 1, 1]);
 }
 
 #[test]

@@ -198,8 +198,10 @@ fn sequences(args: &BenchArgs, vocabulary: usize) -> Vec<Sequence> {
                 .map(|option| (answer * OPTIONS + option) as u32 % vocabulary as u32)
                 .collect(),
             probs: [0.1, 0.4, 0.2, 0.25, 0.05].to_vec(),
+            predictive: None,
             weight: 1.0,
             answer: None,
+            belief: None,
         };
         Sequence {
             id: index.to_string(),

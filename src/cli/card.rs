@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use toml::{Table, Value};
 
-use super::eval::columns;
+use super::eval::{columns, of_beliefs};
 use super::model::Source;
 use super::{table, train};
 use crate::config::RunConfig;
@@ -73,10 +73,19 @@ fn evaluation(folder: &Path, run: &RunConfig) -> Result<Option<String>> {
         return Ok(None);
     }
     let columns = columns(&file);
+    let beliefs = of_beliefs(&columns);
+    let beliefs = match beliefs.first() {
+        Some(first) => format!(
+            "\n\n{} reported beliefs, which are in none of the measures above:\n\n{}",
+            first.measures.answers,
+            table::overall(&beliefs)
+        ),
+        None => String::new(),
+    };
     Ok(Some(format!(
         "{} answers in {} episodes that training never saw.\n\n{}\n\nBy the number of earlier answers that bear on the \
-         answer:\n\n{}",
-        file.answers,
+         answer:\n\n{}{beliefs}",
+        file.teacher.answers,
         file.episodes,
         table::overall(&columns),
         table::by_observations(&columns)

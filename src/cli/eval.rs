@@ -74,10 +74,24 @@ pub(super) fn columns(file: &EvalFile) -> Vec<Column<'_>> {
 /// Prints the tables.
 pub(super) fn print_tables(file: &EvalFile) {
     let columns = columns(file);
-    print(&format!("\n{} answers in {} episodes\n", file.answers, file.episodes));
+    print(&format!("\n{} answers in {} episodes\n", file.teacher.answers, file.episodes));
     print(&table::overall(&columns));
     print("\nby the number of earlier answers that bear on the answer\n");
     print(&table::by_observations(&columns));
+    let beliefs = of_beliefs(&columns);
+    if let Some(first) = beliefs.first() {
+        let reports = first.measures.answers;
+        print(&format!("\n{reports} reported beliefs, which are in none of the measures above\n"));
+        print(&table::overall(&beliefs));
+        print("");
+        print(&table::by_belief(&beliefs));
+    }
+}
+
+/// The same columns for the reported beliefs alone; none where there are no reports.
+pub(super) fn of_beliefs<'a>(columns: &[Column<'a>]) -> Vec<Column<'a>> {
+    let of = |c: &Column<'a>| Some(Column { title: c.title, measures: c.measures.beliefs.as_deref()? });
+    columns.iter().filter_map(of).collect()
 }
 
 /// Episodes to measure on, as they are and as the model sees them.
@@ -126,12 +140,12 @@ impl TestSet {
         chosen.iter().filter_map(of).collect()
     }
 
-    /// The option labels, if all answers have the same ones.
+    /// The option labels, if all answers but reports of beliefs have the same ones.
     fn options(&self) -> Option<Vec<String>> {
         let mut common: Option<&Vec<String>> = None;
         for line in &self.lines {
             let Line::Episode(episode) = line else { return None };
-            for (answer, _) in episode.answers() {
+            for (answer, _) in episode.answers().filter(|(answer, _)| answer.belief.is_none()) {
                 if *common.get_or_insert(&answer.options) != &answer.options {
                     return None;
                 }

@@ -173,6 +173,7 @@ struct Context {
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted after a checkpoint was written.
 pub fn main() -> ExitCode {
+    environment::keep_freed_memory();
     let cli = Cli::parse();
     let threads = if let Command::Bench(args) = &cli.command { args.threads } else { None };
     match in_pool(threads, || execute(cli.command)) {

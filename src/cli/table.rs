@@ -36,6 +36,9 @@ const BY_OBSERVATIONS: [(&str, Measure); 4] = [
     ("top mass", Measure::TopProbability),
 ];
 
+const BY_BELIEF: [(&str, Measure); 3] =
+    [("accuracy", Measure::Accuracy), ("KL", Measure::Kl), ("entropy", Measure::Entropy)];
+
 /// The measures overall, a row each, with standard errors over users.
 pub(super) fn overall(columns: &[Column]) -> String {
     let mut table = new_table(std::iter::once("").chain(columns.iter().map(|c| c.title)));
@@ -68,6 +71,25 @@ pub(super) fn by_observations(columns: &[Column]) -> String {
         for (i, column) in columns.iter().filter(says_something).enumerate() {
             let at = |n: &usize| column.measures.by_observations.iter().find(|m| m.observations == *n);
             let values = numbers.iter().map(|n| number(at(n).and_then(|m| m.get(measure))));
+            let name = if i == 0 { name } else { "" };
+            table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
+        }
+    }
+    table.to_string()
+}
+
+/// The measures of reported beliefs by what they are about: a row each of measure and model, a column a belief.
+pub(super) fn by_belief(columns: &[Column]) -> String {
+    let Some(first) = columns.first() else { return String::new() };
+    let names: Vec<&str> = first.measures.by_belief.iter().map(|of| of.belief.as_str()).collect();
+    let mut table = new_table(["belief", ""].into_iter().chain(names.iter().copied()));
+    let counts = first.measures.by_belief.iter().map(|of| integer(of.answers));
+    table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
+    for (name, measure) in BY_BELIEF {
+        let says_something = |c: &&Column| c.measures.get(measure).is_some();
+        for (i, column) in columns.iter().filter(says_something).enumerate() {
+            let of = |name: &&str| column.measures.by_belief.iter().find(|m| m.belief == *name);
+            let values = names.iter().map(|belief| number(of(belief).and_then(|m| m.get(measure))));
             let name = if i == 0 { name } else { "" };
             table.add_row([Cell::new(name), Cell::new(column.title)].into_iter().chain(values));
         }

@@ -120,7 +120,16 @@ fn teach(config: &RunConfig, dir: &Path) -> Result<TeacherSummary> {
 pub(super) fn describe(summary: &TeacherSummary) -> String {
     let split = &summary.split;
     let regret = summary.regret.map_or(String::new(), |r| format!("; its regret {r:.3} nats an episode"));
-    format!(
+    let beliefs = summary.beliefs.as_ref().map(|beliefs| {
+        format!(
+            "; {} reported beliefs of accuracy {:.3}, entropy {:.3} nats and calibration error {:.4} (perfect \
+             calibration: {:.4})",
+            beliefs.answers, beliefs.accuracy, beliefs.entropy, beliefs.ece, beliefs.ece_expected
+        )
+    });
+    let ignored = (summary.ignored_answers > 0)
+        .then(|| format!("; {} answers were impossible to the teacher and ignored", summary.ignored_answers));
+    let described = format!(
         "{}: {} episodes ({} train, {} validation, {} test; {} users shared), {} answers; the teacher's accuracy is \
          {:.3}, its entropy {:.3} nats, its calibration error {:.4} (perfect calibration: {:.4}){regret}",
         summary.world,
@@ -134,5 +143,6 @@ pub(super) fn describe(summary: &TeacherSummary) -> String {
         summary.entropy,
         summary.ece,
         summary.ece_expected
-    )
+    );
+    [described, beliefs.unwrap_or_default(), ignored.unwrap_or_default()].concat()
 }

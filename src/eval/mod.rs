@@ -108,15 +108,23 @@ fn predict(
     let (rows, _) = decoder.answer_kl(&hidden, targets, None)?;
     let mut row = 0;
     for (number, sequence) in chosen {
-        for (i, target) in sequence.targets.iter().enumerate().filter(|(_, t)| t.weight > 0.0) {
+        // Reports of beliefs are no rounds: nobody tells whether they were right.
+        let mut rounds = 0;
+        for (i, target) in sequence.targets.iter().enumerate() {
+            let earlier = rounds;
+            rounds += usize::from(target.belief.is_none());
+            if target.weight <= 0.0 {
+                continue;
+            }
+            let round = rounds.max(1);
             let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
             row += 1;
             let (truth, observations) =
-                target.answer.as_ref().map_or((None, i), |a| (a.truth, a.observations));
+                target.answer.as_ref().map_or((None, earlier), |a| (a.truth, a.observations));
             let prediction =
-                Prediction::new(&rows.option_log_probs[options], &target.probs, truth, observations)
+                Prediction::new(&rows.option_log_probs[options], target.predictive(), truth, observations)
                     .with_context(|| format!("episode {:?}, answer {}", sequence.id, i + 1))?;
-            out.push(prediction.asked(users[*number], i + 1));
+            out.push(prediction.asked(users[*number], round).about(target.belief.clone()));
         }
     }
     Ok(())

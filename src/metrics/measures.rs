@@ -47,6 +47,27 @@ pub struct Measures {
     /// Accuracy by the round of the episode, where truths are known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_round: Vec<RoundAccuracy>,
+    /// The means by what a belief was reported about, in alphabetical order; only in `beliefs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_belief: Vec<MeasuresOf>,
+    /// Of the reports of beliefs, which are measured apart: everything above is about what was predicted or
+    /// recommended. (Where there is nothing but reports, everything above is about them too.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beliefs: Option<Box<Measures>>,
+}
+
+/// The means over the reports of one belief.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuresOf {
+    /// What the belief is about.
+    pub belief: String,
+    /// How many reports.
+    pub answers: usize,
+    /// The mean of each measure.
+    #[serde(flatten)]
+    pub means: Means,
+    /// Standard errors of the means, over users.
+    pub standard_errors: Means,
 }
 
 /// The means over the answers with one number of observations.
@@ -109,44 +130,79 @@ impl MeasuresAt {
     }
 }
 
-/// Measures predictions.
+impl MeasuresOf {
+    /// The mean of a measure, where there is one.
+    pub fn get(&self, measure: Measure) -> Option<f64> {
+        self.means.get(&measure).copied()
+    }
+}
+
+/// Measures predictions; reports of beliefs apart from the rest.
 ///
 /// # Errors
 /// If there are none.
 pub fn summarise(predictions: &[Prediction]) -> Result<Measures> {
-    measure_all(predictions, |_| true)
+    measure_apart(predictions, |some| measure_all(some, |_| true))
 }
 
-/// Measures the teacher's own predictions of the same answers, by all that makes sense for a teacher.
+/// Measures the teacher's own predictions of the same answers, by all that makes sense for a teacher; reports of
+/// beliefs apart from the rest.
 ///
 /// # Errors
 /// If there are none.
 pub fn summarise_teacher(predictions: &[Prediction]) -> Result<Measures> {
     let teacher: Vec<Prediction> = predictions.iter().map(Prediction::of_teacher).collect();
-    let mut measures = measure_all(&teacher, |measure| !measure.is_against_teacher())?;
-    measures.entropy_correlation = None;
-    measures.agreement_by_margin.clear();
-    measures.confusion.teacher.clear();
-    Ok(measures)
+    measure_apart(&teacher, |some| {
+        let mut measures = measure_all(some, |measure| !measure.is_against_teacher())?;
+        measures.entropy_correlation = None;
+        measures.agreement_by_margin.clear();
+        measures.confusion.teacher.clear();
+        Ok(measures)
+    })
 }
 
-fn measure_all(predictions: &[Prediction], wanted: impl Fn(Measure) -> bool) -> Result<Measures> {
+/// Measures reports of beliefs by themselves and the rest by itself.
+fn measure_apart(
+    predictions: &[Prediction],
+    measure: impl Fn(&[&Prediction]) -> Result<Measures>,
+) -> Result<Measures> {
+    let (reports, actions): (Vec<&Prediction>, Vec<&Prediction>) =
+        predictions.iter().partition(|p| p.belief.is_some());
+    if reports.is_empty() {
+        return measure(&actions);
+    }
+    let mut beliefs = measure(&reports)?;
+    // A report is made after a round, not at one.
+    beliefs.by_round.clear();
+    let rest = if actions.is_empty() { beliefs.clone() } else { measure(&actions)? };
+    Ok(Measures { by_belief: Vec::new(), beliefs: Some(Box::new(beliefs)), ..rest })
+}
+
+fn measure_all(predictions: &[&Prediction], wanted: impl Fn(Measure) -> bool) -> Result<Measures> {
     ensure!(!predictions.is_empty(), "there are no answers to measure");
     let mut total = Tally::default();
     let mut by_observations: BTreeMap<usize, Tally> = BTreeMap::new();
     let mut by_round: BTreeMap<usize, ClusteredMean> = BTreeMap::new();
+    let mut by_belief: BTreeMap<&str, Tally> = BTreeMap::new();
     let mut calibration = Calibration::default();
     let mut margins = MarginBins::default();
     let mut confusion = Confusion::default();
-    for prediction in predictions {
+    for &prediction in predictions {
         let at = by_observations.entry(prediction.observations).or_default();
+        let mut of = prediction.belief.as_deref().map(|belief| by_belief.entry(belief).or_default());
         for measure in Measure::ALL.into_iter().filter(|m| wanted(*m)) {
             if let Some(value) = measure.of(prediction) {
                 total.add(prediction.user, measure, value);
                 at.add(prediction.user, measure, value);
+                if let Some(of) = &mut of {
+                    of.add(prediction.user, measure, value);
+                }
             }
         }
         at.answers += 1;
+        if let Some(of) = of {
+            of.answers += 1;
+        }
         let (user, options) = (prediction.user, prediction.teacher.len());
         let probs = prediction.probs();
         let (top, teachers_top) = (argmax(&probs), argmax(&prediction.teacher));
@@ -172,6 +228,8 @@ fn measure_all(predictions: &[Prediction], wanted: impl Fn(Measure) -> bool) -> 
         confusion,
         by_observations: by_observations.iter().map(|(n, tally)| tally.at(*n)).collect(),
         by_round: round_accuracies(&by_round),
+        by_belief: by_belief.iter().map(|(belief, tally)| tally.about(belief)).collect(),
+        beliefs: None,
     })
 }
 
@@ -212,6 +270,15 @@ impl Tally {
             standard_errors: self.standard_errors(),
         }
     }
+
+    fn about(&self, belief: &str) -> MeasuresOf {
+        MeasuresOf {
+            belief: belief.to_owned(),
+            answers: self.answers,
+            means: self.means(),
+            standard_errors: self.standard_errors(),
+        }
+    }
 }
 
 fn round_accuracies(by_round: &BTreeMap<usize, ClusteredMean>) -> Vec<RoundAccuracy> {
@@ -230,7 +297,7 @@ fn round_accuracies(by_round: &BTreeMap<usize, ClusteredMean>) -> Vec<RoundAccur
 }
 
 /// Pearson's correlation.
-fn entropy_correlation(predictions: &[Prediction]) -> Option<f64> {
+fn entropy_correlation(predictions: &[&Prediction]) -> Option<f64> {
     let n = predictions.len() as f64;
     let own: Vec<f64> = predictions.iter().map(|p| entropy(&p.probs())).collect();
     let teachers: Vec<f64> = predictions.iter().map(|p| entropy(&p.teacher)).collect();
@@ -359,6 +426,35 @@ mod tests {
             assert!(json.get(key).is_none(), "{key} makes no sense for a teacher");
         }
         assert!(json["confusion"].get("teacher").is_none());
+    }
+
+    #[test]
+    fn reports_of_beliefs_are_measured_apart() {
+        let action = Prediction::new(&logs(&[0.9, 0.1]), &[0.5, 0.5], Some(0), 0).unwrap();
+        let of_price = Prediction::new(&logs(&[0.25, 0.75]), &[0.0, 1.0], Some(0), 1).unwrap();
+        let of_price = of_price.about(Some("price".into()));
+        let of_bags = of_price.clone().about(Some("bags".into()));
+        let alone = summarise(std::slice::from_ref(&action)).unwrap();
+        let all = [action, of_price.clone(), of_bags];
+        let m = summarise(&all).unwrap();
+        assert_eq!(Measures { beliefs: None, ..m.clone() }, alone);
+        let text = serde_json::to_string(&m).unwrap();
+        assert_eq!(serde_json::from_str::<Measures>(&text).unwrap(), m);
+        let beliefs = m.beliefs.unwrap();
+        assert_eq!(beliefs.answers, 2);
+        assert_eq!((beliefs.get(Measure::Accuracy), beliefs.get(Measure::Agreement)), (Some(0.0), Some(1.0)));
+        close(beliefs.get(Measure::Kl).unwrap(), (4.0_f64 / 3.0).ln());
+        assert!(beliefs.by_round.is_empty());
+        let names: Vec<_> = beliefs.by_belief.iter().map(|of| (of.belief.as_str(), of.answers)).collect();
+        assert_eq!(names, [("bags", 1), ("price", 1)]);
+        close(beliefs.by_belief[1].get(Measure::Kl).unwrap(), (4.0_f64 / 3.0).ln());
+        let teacher = summarise_teacher(&all).unwrap().beliefs.unwrap();
+        assert_eq!((teacher.get(Measure::Kl), teacher.get(Measure::Accuracy)), (None, Some(0.0)));
+        assert!(teacher.agreement_by_margin.is_empty() && teacher.confusion.teacher.is_empty());
+        // Nothing but reports.
+        let m = summarise(&[of_price]).unwrap();
+        close(m.get(Measure::Kl).unwrap(), (4.0_f64 / 3.0).ln());
+        assert!(m.by_belief.is_empty() && m.beliefs.is_some());
     }
 
     /// A teacher that is measured as if it were the model: nothing between them.

@@ -2,7 +2,8 @@
 //!
 //! Everything but `option_mass` and `kl_vocabulary` is about the distribution renormalised over the options,
 //! whatever the loss of the training was. Logarithms are natural; sums run in a fixed order, so that the result does
-//! not depend on threads. Answers of one user depend on each other, so standard errors are over users.
+//! not depend on threads. Answers of one user depend on each other, so standard errors are over users. Reports of
+//! beliefs are measured apart from what was predicted or recommended.
 
 mod calibration;
 mod cluster;
@@ -21,7 +22,7 @@ pub use confusion::Confusion;
 pub use eval_file::{EVAL_FILE, EvalFile, Model};
 pub use margin::{CLEAR_MARGIN, MarginBin, margin};
 pub use measure::{Means, Measure};
-pub use measures::{Measures, MeasuresAt, RoundAccuracy, summarise, summarise_teacher};
+pub use measures::{Measures, MeasuresAt, MeasuresOf, RoundAccuracy, summarise, summarise_teacher};
 pub use numeric::{argmax, entropy, log_sum_exp};
 pub use predicted::{PREDICTIONS_FILE, PredictedAnswer, PredictedEpisode};
 pub use prediction::{LOG_FLOOR, Prediction};

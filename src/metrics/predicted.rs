@@ -41,6 +41,9 @@ pub struct PredictedMessage {
 pub struct PredictedAnswer {
     /// How many earlier answers bear on it.
     pub observations: usize,
+    /// What it reports a belief about; absent where it predicts or recommends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub belief: Option<String>,
     /// The labels.
     pub options: Vec<String>,
     /// Index of what stands in the message.
@@ -66,7 +69,7 @@ impl PredictedEpisode {
         let messages = episode.messages.iter().map(|message| {
             let answer = message.answer.as_ref().and_then(|answer| {
                 let observations = answer.observations.unwrap_or(round);
-                round += 1;
+                round += usize::from(answer.belief.is_none());
                 let probs = if answer.weight > 0.0 { predictions.next()?.probs() } else { return None };
                 let (baseline, fine_tuned) = match model {
                     Model::Baseline => (Some(probs), None),
@@ -74,10 +77,11 @@ impl PredictedEpisode {
                 };
                 Some(PredictedAnswer {
                     observations,
+                    belief: answer.belief.clone(),
                     options: answer.options.clone(),
                     said: answer.said,
                     truth: answer.truth,
-                    teacher: answer.probs.clone(),
+                    teacher: answer.predictive().to_vec(),
                     baseline,
                     fine_tuned,
                 })

@@ -19,6 +19,7 @@ pub struct Prediction {
     pub(super) observations: usize,
     pub(super) user: usize,
     pub(super) round: usize,
+    pub(super) belief: Option<String>,
 }
 
 impl Prediction {
@@ -65,6 +66,7 @@ impl Prediction {
             observations,
             user: 0,
             round: observations + 1,
+            belief: None,
         })
     }
 
@@ -73,6 +75,12 @@ impl Prediction {
     #[must_use]
     pub fn asked(self, user: usize, round: usize) -> Prediction {
         Prediction { user, round, ..self }
+    }
+
+    /// Says what the answer reports a belief about; none where it predicts or recommends.
+    #[must_use]
+    pub fn about(self, belief: Option<String>) -> Prediction {
+        Prediction { belief, ..self }
     }
 
     /// The teacher's own prediction of this answer, to be measured beside the model's.

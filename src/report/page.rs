@@ -57,6 +57,9 @@ struct Page {
     cards: Vec<Card>,
     findings: Vec<Finding>,
     table: Table,
+    /// Of the reported beliefs.
+    beliefs: Table,
+    beliefs_by_name: Option<Numbers>,
     groups: Vec<Group>,
     episodes: Vec<Episode>,
     facts: Vec<Facts>,
@@ -178,6 +181,9 @@ fn page(run: &Run, plots: &Plots) -> Page {
     if eval.is_some() {
         sections.push(Section { id: "measures", title: "Measures" });
     }
+    if eval.is_some_and(|eval| eval.teacher.beliefs.is_some()) {
+        sections.push(Section { id: "beliefs", title: "Reported beliefs" });
+    }
     sections.extend(groups.iter().map(|group| Section { id: group.id, title: group.title }));
     if !episodes.is_empty() {
         sections.push(Section { id: "episodes", title: "Episodes" });
@@ -195,6 +201,8 @@ fn page(run: &Run, plots: &Plots) -> Page {
         cards: eval.map(cards).unwrap_or_default(),
         findings: findings(eval),
         table: table(eval),
+        beliefs: beliefs(eval),
+        beliefs_by_name: eval.and_then(beliefs_by_name),
         groups,
         episodes,
         facts: facts(run),
@@ -207,7 +215,12 @@ fn subtitle(run: &Run) -> String {
     let about = |key: &str| run.about.get(key).and_then(Value::as_str);
     let mut parts: Vec<String> = about("model").map(str::to_string).into_iter().collect();
     if let Some(world) = run.teacher.as_ref().and_then(|t| t.get("world")).and_then(Value::as_str) {
-        parts.push(format!("taught by the exact teacher of {world}"));
+        let kind = run.teacher.as_ref().and_then(|t| t.get("kind")).and_then(Value::as_str);
+        let teacher = match kind {
+            None | Some("bayes") => "exact".to_string(),
+            Some(rival) => rival.replace('-', " "),
+        };
+        parts.push(format!("taught by the {teacher} teacher of {world}"));
     }
     if let Some((steps, _)) = run.course("loss").last() {
         parts.push(format!("{steps} steps"));
@@ -276,7 +289,7 @@ fn findings(eval: Option<&EvalFile>) -> Vec<Finding> {
         let before =
             before.map_or(String::new(), |before| format!(", {} before the training", value(before)));
         let text = format!(
-            "Over {} answers of {} users the {who} model is {} nats from the exact teacher{before}.",
+            "Over {} answers of {} users the {who} model is {} nats from the teacher{before}.",
             main.answers,
             main.users,
             value(kl)
@@ -324,7 +337,52 @@ fn table(eval: Option<&EvalFile>) -> Table {
     let Some(eval) = eval else {
         return Table { about: String::new(), columns: Vec::new(), rows: Vec::new() };
     };
-    let all = measured(eval);
+    let about = format!(
+        "{} answers in {} episodes of {} users; ± is one standard error over users.",
+        eval.teacher.answers, eval.episodes, eval.teacher.users
+    );
+    table_of(about, &measured(eval))
+}
+
+/// The same of the reported beliefs alone.
+fn beliefs(eval: Option<&EvalFile>) -> Table {
+    let Some((eval, teacher)) = eval.and_then(|eval| Some((eval, eval.teacher.beliefs.as_deref()?))) else {
+        return Table { about: String::new(), columns: Vec::new(), rows: Vec::new() };
+    };
+    let about = format!(
+        "{} reports of what is believed of the user, on a scale, in {} episodes of {} users. They are in none of the \
+         other measures and plots.",
+        teacher.answers, eval.episodes, teacher.users
+    );
+    table_of(about, &measured_beliefs(eval))
+}
+
+/// Who was measured, with the measures of the reported beliefs.
+fn measured_beliefs(eval: &EvalFile) -> Vec<(Who, &Measures)> {
+    measured(eval).into_iter().filter_map(|(who, m)| Some((who, m.beliefs.as_deref()?))).collect()
+}
+
+/// The reported beliefs by what they are about.
+fn beliefs_by_name(eval: &EvalFile) -> Option<Numbers> {
+    let all = measured_beliefs(eval);
+    let of = &eval.teacher.beliefs.as_deref()?.by_belief;
+    let mut rows = vec![vec!["reports".to_string(), String::new()]];
+    rows[0].extend(of.iter().map(|of| of.answers.to_string()));
+    for measure in [Measure::Accuracy, Measure::Agreement, Measure::Kl, Measure::Entropy] {
+        for (who, m) in all.iter().filter(|(_, m)| m.get(measure).is_some()) {
+            let mut row = vec![measure.title().to_string(), who.name().to_string()];
+            row.extend(of.iter().map(|of| {
+                let same = m.by_belief.iter().find(|other| other.belief == of.belief);
+                same.and_then(|same| same.get(measure)).map_or("–".to_string(), value)
+            }));
+            rows.push(row);
+        }
+    }
+    let titles = ["belief".to_string(), String::new()];
+    Some(Numbers { columns: titles.into_iter().chain(of.iter().map(|of| of.belief.clone())).collect(), rows })
+}
+
+fn table_of(about: String, all: &[(Who, &Measures)]) -> Table {
     let row = |measure: Measure| {
         let cell = |(_, m): &(Who, &Measures)| match m.get(measure) {
             Some(mean) => {
@@ -347,14 +405,7 @@ fn table(eval: Option<&EvalFile>) -> Table {
     plain("correlation of entropies", |m| m.entropy_correlation);
     plain("calibration error (ECE)", |m| m.ece);
     plain("… if perfectly calibrated", |m| m.ece_expected);
-    Table {
-        about: format!(
-            "{} answers in {} episodes of {} users; ± is one standard error over users.",
-            eval.answers, eval.episodes, eval.teacher.users
-        ),
-        columns: all.iter().map(|(who, _)| who.name()).collect(),
-        rows,
-    }
+    Table { about, columns: all.iter().map(|(who, _)| who.name()).collect(), rows }
 }
 
 fn groups(eval: Option<&EvalFile>, plots: &Plots) -> Vec<Group> {
@@ -523,7 +574,8 @@ fn answer_facts(answer: &PredictedAnswer) -> String {
     let kls = models
         .into_iter()
         .filter_map(|(probs, name)| Some(format!("{} {name}", value(kl(&answer.teacher, probs.as_ref()?)))));
-    format!("{} earlier · KL {}", answer.observations, kls.collect::<Vec<_>>().join(", "))
+    let belief = answer.belief.iter().map(|of| format!("belief about {of} · ")).collect::<String>();
+    format!("{belief}{} earlier · KL {}", answer.observations, kls.collect::<Vec<_>>().join(", "))
 }
 
 /// KL(teacher ‖ model), of distributions that were written down with all their digits.

@@ -6,7 +6,11 @@ use anyhow::Result;
 use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::beliefs::{self, BeliefsConfig};
 use super::decision::Decision;
+use super::drift::DriftConfig;
+use super::evidence::{self, Evidence};
+use super::rival::{self, ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
 use crate::error::usage;
 use crate::world::World;
 use crate::world::coins::CoinsConfig;
@@ -53,6 +57,35 @@ pub struct TeacherConfig {
     /// How questions are chosen.
     #[serde(default)]
     pub evidence: Evidence,
+    /// Random option sets among which `evidence = "eig"` chooses, where they are drawn freely.
+    #[serde(default = "default_candidates")]
+    pub candidates: usize,
+    /// An episode ends before a question once the entropy of the posterior (all factors) is below this, in nats; 0:
+    /// never.
+    #[serde(default)]
+    pub stop_entropy: f64,
+    /// An episode ends before a question whose expected information gain, though the best, is below this, in nats; 0:
+    /// never.
+    #[serde(default)]
+    pub stop_gain: f64,
+    /// Of `kind = "noisy-oracle"`.
+    #[serde(default, rename = "noisy-oracle")]
+    pub noisy_oracle: NoisyOracleConfig,
+    /// Of `kind = "wrong-prior"`.
+    #[serde(default, rename = "wrong-prior")]
+    pub wrong_prior: WrongPriorConfig,
+    /// Of `kind = "tempered"`.
+    #[serde(default)]
+    pub tempered: TemperedConfig,
+    /// Of `kind = "forgetful"`.
+    #[serde(default)]
+    pub forgetful: ForgetfulConfig,
+    /// Users that change.
+    #[serde(default)]
+    pub drift: DriftConfig,
+    /// Reports of beliefs.
+    #[serde(default)]
+    pub beliefs: BeliefsConfig,
     /// The flights world's own settings.
     #[serde(default)]
     pub flights: FlightsConfig,
@@ -91,8 +124,22 @@ pub enum Domain {
     Process(Process),
 }
 
+impl Domain {
+    /// As it stands in configs and episodes.
+    pub fn name(&self) -> &str {
+        match self {
+            Domain::Grid(world) => world.name(),
+            Domain::Process(world) => world.name(),
+        }
+    }
+}
+
 fn default_episodes_per_user() -> usize {
     5
+}
+
+fn default_candidates() -> usize {
+    500
 }
 
 /// The worlds there are: a name, or the path of a declared world, which ends in `.toml`.
@@ -141,15 +188,6 @@ impl<'de> Deserialize<'de> for WorldName {
     }
 }
 
-/// The teachers there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The exact posterior.
-    #[default]
-    Bayes,
-}
-
 /// What an episode gives as `probs`, which training imitates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -161,15 +199,6 @@ pub enum Targets {
     Argmax,
     /// All on an option drawn from the predictive distribution.
     Sampled,
-}
-
-/// How questions are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Evidence {
-    /// At random, as the world draws them.
-    #[default]
-    Random,
 }
 
 impl TeacherConfig {
@@ -184,6 +213,15 @@ impl TeacherConfig {
             decision: Decision::default(),
             targets: Targets::default(),
             evidence: Evidence::default(),
+            candidates: default_candidates(),
+            stop_entropy: 0.0,
+            stop_gain: 0.0,
+            noisy_oracle: NoisyOracleConfig::default(),
+            wrong_prior: WrongPriorConfig::default(),
+            tempered: TemperedConfig::default(),
+            forgetful: ForgetfulConfig::default(),
+            drift: DriftConfig::default(),
+            beliefs: BeliefsConfig::default(),
             flights: FlightsConfig::default(),
             hotels: HotelsConfig::default(),
             personality: PersonalityConfig::default(),
@@ -265,10 +303,19 @@ impl TeacherConfig {
 
     fn check_process(&self, world: &Process) -> Result<()> {
         let name = world.name();
-        if self.kind != Kind::Bayes || self.evidence != Evidence::Random {
-            return Err(usage(format!(
-                "the {name} world has neither teacher.kind nor teacher.evidence to choose: leave out both"
-            )));
+        for (key, chosen) in [
+            ("kind", self.kind != Kind::Bayes),
+            ("evidence", self.evidence != Evidence::Random),
+            ("stop_entropy", self.stop_entropy > 0.0),
+            ("stop_gain", self.stop_gain > 0.0),
+            ("drift.hazard", self.drift.hazard > 0.0),
+            ("beliefs.every", self.beliefs.every > 0),
+        ] {
+            if chosen {
+                return Err(usage(format!(
+                    "teacher.{key} means nothing in the {name} world, whose users are drawn sources: leave it out"
+                )));
+            }
         }
         let numbers = [("users", self.drawn_users()), ("episodes_per_user", self.episodes_per_user)];
         for (key, number) in numbers {
@@ -322,7 +369,10 @@ impl TeacherConfig {
                 world.name()
             )));
         }
-        Ok(())
+        rival::check(self, world)?;
+        evidence::check(self, world)?;
+        self.drift.check(world)?;
+        beliefs::check(self, world)
     }
 }
 
@@ -358,7 +408,7 @@ mod tests {
         let many = format!("world = \"flights\"\n[flights]\nfeatures = {six}");
         assert!(message(&many).contains("15624 users"));
         for unknown in
-            ["world = \"trains\"", "world = \"flights\"\nkind = \"oracle\"", "world = \"flights\"\nuser = 3"]
+            ["world = \"trains\"", "world = \"flights\"\nkind = \"oracel\"", "world = \"flights\"\nuser = 3"]
         {
             assert!(toml::from_str::<TeacherConfig>(unknown).is_err(), "{unknown}");
         }

@@ -2,9 +2,10 @@
 
 use super::decision::{expected_rewards, linear_rewards};
 use super::posterior::Posterior;
+use super::rival::Rules;
 use super::summary::Tally;
 use crate::metrics::{argmax, entropy};
-use crate::rng;
+use crate::rng::{self, Stream};
 use crate::world::{Question, Reward, World};
 
 /// As many as published.
@@ -24,10 +25,10 @@ struct Forecast {
 }
 
 impl HeldOut {
-    /// Draws the sets; none where the world's questions cannot be drawn freely.
-    pub(super) fn draw(world: &World, seed: u64) -> HeldOut {
+    /// Draws the sets, at random however evidence is chosen; none where the world's questions cannot be drawn freely.
+    pub(super) fn draw(world: &World, rules: &Rules, seed: u64) -> HeldOut {
         let questions = world.option_sets(SETS, &mut rng::stream(seed, "teacher.held_out", 0));
-        let at_prior = forecasts(&Posterior::prior(world.factors()), &questions);
+        let at_prior = forecasts(&rules.prior(), &questions);
         HeldOut { questions, at_prior }
     }
 
@@ -35,15 +36,22 @@ impl HeldOut {
         self.questions.len()
     }
 
-    /// What the user likes best in each set: what a noisy user would choose without the noise.
-    pub(super) fn truths(&self, world: &World, user: usize) -> Vec<usize> {
-        let hypotheses = world.user(user);
+    /// What a user, given as one hypothesis a factor, likes best in each set: what a noisy user would choose without
+    /// the noise.
+    pub(super) fn truths(&self, hypotheses: &[usize]) -> Vec<usize> {
         let best = |question: &Question| question.behaviour.most_probable(hypotheses[question.factor]);
         self.questions.iter().map(best).collect()
     }
 
-    /// How well the posterior after `round` rounds predicts the answers.
-    pub(super) fn ask(&self, posterior: &Posterior, round: usize, truths: &[usize]) -> Tally {
+    /// How well the posterior after `round` rounds predicts the answers, or an oracle that sees them does.
+    pub(super) fn ask(
+        &self,
+        rules: &Rules,
+        posterior: &Posterior,
+        round: usize,
+        truths: &[usize],
+        errors: &mut Stream,
+    ) -> Tally {
         let computed;
         let forecasts = if round == 0 {
             &self.at_prior
@@ -52,8 +60,15 @@ impl HeldOut {
             &computed
         };
         let mut tally = Tally::default();
-        for (forecast, &truth) in forecasts.iter().zip(truths) {
-            tally.add(forecast.most_probable == truth, forecast.best_reward == truth, forecast.entropy);
+        for ((forecast, question), &truth) in forecasts.iter().zip(&self.questions).zip(truths) {
+            match rules.oracle_says(question.labels.len(), truth, errors) {
+                Some(option) => tally.add(option == truth, option == truth, 0.0),
+                None => tally.add(
+                    forecast.most_probable == truth,
+                    forecast.best_reward == truth,
+                    forecast.entropy,
+                ),
+            }
         }
         tally
     }

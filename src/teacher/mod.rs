@@ -1,6 +1,7 @@
 //! The teacher: exact Bayesian inference about a user, and the episodes that it leaves behind.
 //!
-//! [`Posterior`] is the whole of the inference: observe an answer, predict the next one. [`decide`] turns a
+//! [`Posterior`] is the whole of the inference: observe an answer, predict the next one, say what a question is worth;
+//! a [`Transition`] allows for users that change. [`Kind`] lists the exact teacher and its rivals. [`decide`] turns a
 //! prediction into what the assistant says. [`simulate`] takes one user through one episode, and [`teach`] all
 //! of them into the files that training reads. Nothing here knows which world it teaches.
 //!
@@ -9,31 +10,40 @@
 //! episode.
 
 mod belief;
+mod beliefs;
 mod config;
 mod counts;
 mod decision;
+mod drift;
+mod evidence;
 mod files;
 mod forward;
 mod gaussian;
 mod held_out;
+mod information;
 mod mixture;
 mod posterior;
 mod process;
+mod rival;
 mod simulate;
 mod split;
 mod summary;
 mod teach;
 
 pub use belief::Belief;
-pub use config::{Domain, Evidence, Kind, Targets, TeacherConfig, WorldName};
+pub use beliefs::BeliefsConfig;
+pub use config::{Domain, Targets, TeacherConfig, WorldName};
 pub use counts::Counts;
 pub use decision::{Decision, decide, expected_rewards};
+pub use drift::{DriftConfig, DriftTo, Transition};
+pub use evidence::Evidence;
 pub use forward::{Between, Forward, Hypothesis};
 pub use gaussian::Gaussian;
 pub use mixture::Mixture;
 pub use posterior::Posterior;
 pub use process::{ProcessSimulation, simulate_process};
-pub use simulate::{AnswerRecord, Simulation, simulate};
+pub use rival::{ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
+pub use simulate::{AnswerRecord, BeliefRecord, Simulation, simulate};
 pub use split::{Part, SplitBy, SplitConfig};
-pub use summary::{HeldOutSummary, SplitSummary, TeacherAt, TeacherSummary};
+pub use summary::{BeliefAt, BeliefsSummary, HeldOutSummary, SplitSummary, TeacherAt, TeacherSummary};
 pub use teach::{TEACHER_FILE, teach};

@@ -1,7 +1,8 @@
 //! What the teacher knows about a user: the exact posterior over each factor's hypotheses, in log space.
 
+use super::drift::Transition;
 use crate::metrics::{entropy, log_sum_exp};
-use crate::world::{Factor, Question, Weights};
+use crate::world::{Factor, Likelihood, Question, Weights};
 
 /// The posterior over all factors, which are independent of each other before and after every answer.
 ///
@@ -50,34 +51,80 @@ impl Posterior {
 
     /// Takes in what the user answered. Returns false if the answer was impossible and so ignored.
     pub fn observe(&mut self, question: &Question, answer: usize) -> bool {
+        self.observe_to_the_power(question, answer, 1.0)
+    }
+
+    /// As [`observe`](Posterior::observe), with the likelihood raised to a power above 0: above 1 an answer says more
+    /// than it should (over-confident), below 1 less.
+    pub fn observe_to_the_power(&mut self, question: &Question, answer: usize, power: f64) -> bool {
         let belief = &mut self.beliefs[question.factor];
         belief.observations += 1;
         let updated: Vec<f64> = (belief.alive.iter())
-            .map(|&h| belief.log_probs[h] + question.likelihood.log_prob(h, answer))
+            .map(|&h| belief.log_probs[h] + power * question.likelihood.log_prob(h, answer))
             .collect();
         let log_evidence = log_sum_exp(&updated);
         if log_evidence == f64::NEG_INFINITY {
             self.ignored += 1;
             return false;
         }
-        for (&h, log_prob) in belief.alive.iter().zip(&updated) {
-            belief.log_probs[h] = log_prob - log_evidence;
-            belief.probs[h] = belief.log_probs[h].exp();
-        }
+        belief.renormalise(&updated, log_evidence);
         belief.alive.retain(|&h| belief.log_probs[h] > f64::NEG_INFINITY);
         true
     }
 
+    /// Discounts all past evidence on all factors: the posterior q becomes q^discount · prior^(1 - discount),
+    /// normalised, with a discount above 0 and at most 1. `factors` have the prior that the teacher started from.
+    ///
+    /// Called before every answer is observed, this weighs the evidence of k answers ago by discount^k.
+    pub fn forget(&mut self, discount: f64, factors: &[Factor]) {
+        for (belief, factor) in self.beliefs.iter_mut().zip(factors) {
+            let discounted: Vec<f64> = (belief.alive.iter())
+                .map(|&h| discount * belief.log_probs[h] + (1.0 - discount) * factor.prior[h].ln())
+                .collect();
+            let log_sum = log_sum_exp(&discounted);
+            // Users who change may have left all that the prior held possible.
+            if log_sum > f64::NEG_INFINITY {
+                belief.renormalise(&discounted, log_sum);
+                belief.alive.retain(|&h| belief.log_probs[h] > f64::NEG_INFINITY);
+            }
+        }
+    }
+
+    /// Allows for what may have changed about the user since the last answer.
+    pub fn advance(&mut self, transition: &Transition) {
+        for (factor, belief) in self.beliefs.iter_mut().enumerate() {
+            belief.log_probs = transition.step(factor, &belief.log_probs);
+            belief.alive =
+                (0..belief.log_probs.len()).filter(|&h| belief.log_probs[h] > f64::NEG_INFINITY).collect();
+            // Also of those that nobody can be any more.
+            belief.probs.fill(0.0);
+            let stepped: Vec<f64> = belief.alive.iter().map(|&h| belief.log_probs[h]).collect();
+            belief.renormalise(&stepped, log_sum_exp(&stepped));
+        }
+    }
+
     /// The distribution of the user's answer to a question.
     pub fn predictive(&self, question: &Question) -> Vec<f64> {
-        let belief = &self.beliefs[question.factor];
-        let mut total = vec![0.0; question.likelihood.options()];
+        self.predictive_of(&question.likelihood, question.factor)
+    }
+
+    /// The distribution of an answer of this likelihood.
+    pub(super) fn predictive_of(&self, likelihood: &Likelihood, factor: usize) -> Vec<f64> {
+        let belief = &self.beliefs[factor];
+        let mut total = vec![0.0; likelihood.options()];
         for &h in &belief.alive {
-            question.likelihood.add_weighted(h, belief.probs[h], &mut total);
+            likelihood.add_weighted(h, belief.probs[h], &mut total);
         }
         let sum: f64 = total.iter().sum();
         total.iter_mut().for_each(|p| *p /= sum);
         total
+    }
+
+    /// The posterior mean of a function of a factor's hypotheses that are not ruled out.
+    pub(super) fn weighted(&self, factor: usize, value: impl Fn(usize) -> f64) -> f64 {
+        let belief = &self.beliefs[factor];
+        let terms = belief.alive.iter().filter(|&&h| belief.probs[h] > 0.0);
+        terms.map(|&h| belief.probs[h] * value(h)).sum()
     }
 
     /// The posterior probability of each hypothesis of a factor.
@@ -108,6 +155,16 @@ impl Posterior {
     /// How many answers were impossible and so ignored.
     pub fn ignored(&self) -> usize {
         self.ignored
+    }
+}
+
+impl Belief {
+    /// Takes unnormalised log-probabilities of the hypotheses alive, and the logarithm of their sum.
+    fn renormalise(&mut self, unnormalised: &[f64], log_sum: f64) {
+        for (&h, log_prob) in self.alive.iter().zip(unnormalised) {
+            self.log_probs[h] = log_prob - log_sum;
+            self.probs[h] = self.log_probs[h].exp();
+        }
     }
 }
 

@@ -69,18 +69,25 @@ pub fn simulate_process(
             correct_expected_reward: best_reward == truth,
             entropy: entropy(&predictive),
         });
+        let target = match config.targets {
+            Targets::Argmax => Some(most_probable),
+            Targets::Sampled => Some(target_draws.categorical(&predictive)),
+            Targets::Predictive => None,
+        };
+        let (probs, predictive) = match target {
+            Some(option) => (one_hot(predictive.len(), option), Some(predictive)),
+            None => (predictive, None),
+        };
         let answer = Answer {
             start: 0,
             options: world.labels().to_vec(),
-            probs: match config.targets {
-                Targets::Argmax => one_hot(predictive.len(), most_probable),
-                Targets::Sampled => one_hot(predictive.len(), target_draws.categorical(&predictive)),
-                Targets::Predictive => predictive,
-            },
+            probs,
+            predictive,
             said,
             truth: Some(truth),
             weight: 1.0,
             observations: Some(round),
+            belief: None,
         };
         let content = world.labels()[said].clone();
         messages.push(Message { role: Role::User, content: ask, answer: None });
@@ -98,7 +105,10 @@ pub fn simulate_process(
         user: user.to_string(),
         messages,
     };
-    ProcessSimulation { simulation: Simulation { episode, answers, ignored: belief.ignored() }, regret }
+    ProcessSimulation {
+        simulation: Simulation { episode, answers, beliefs: Vec::new(), ignored: belief.ignored() },
+        regret,
+    }
 }
 
 fn log_prob(predictive: &[f64], truth: usize) -> f64 {

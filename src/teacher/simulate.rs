@@ -1,12 +1,16 @@
 //! One user, one episode.
 
+use super::beliefs::Reports;
 use super::config::{Targets, TeacherConfig};
 use super::decision::{Decision, decide};
+use super::drift::Transition;
+use super::evidence::Questions;
 use super::posterior::Posterior;
+use super::rival::Rules;
 use crate::episode::{Answer, Episode, FORMAT_VERSION, Message, Role};
 use crate::metrics::{argmax, entropy};
-use crate::rng;
-use crate::world::World;
+use crate::rng::{self, Stream};
+use crate::world::{Question, World, attribute};
 
 /// An episode, and what is to be known about it.
 #[derive(Clone, Debug)]
@@ -15,11 +19,13 @@ pub struct Simulation {
     pub episode: Episode,
     /// How well each answer was predicted, whatever the episode gives as targets.
     pub answers: Vec<AnswerRecord>,
+    /// How good each reported belief was, likewise.
+    pub beliefs: Vec<BeliefRecord>,
     /// Answers that the posterior could not explain and so ignored.
     pub ignored: usize,
 }
 
-/// How well one answer was predicted by the whole predictive distribution.
+/// How well one answer was predicted by the teacher's whole predictive distribution.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerRecord {
     /// Earlier answers that bear on it.
@@ -34,13 +40,22 @@ pub struct AnswerRecord {
     pub entropy: f64,
 }
 
+/// How good one reported belief was.
+#[derive(Clone, Debug)]
+pub struct BeliefRecord {
+    /// The attribute that it is about.
+    pub belief: String,
+    /// As of an answer; the "options" are the attribute's levels.
+    pub answer: AnswerRecord,
+}
+
 /// Takes a user (an index into the world's grid) through an episode, the `number`th of this user.
 ///
 /// The config must have passed [`TeacherConfig::validate`]. After every answer, and before the first, `observer` is
 /// shown the posterior.
 ///
 /// Everything random is a function of the seed, the user and the number, so a user's first episodes stay the same
-/// when more are asked for.
+/// when more are asked for; and what is asked at random and answered is the same whoever teaches.
 pub fn simulate(
     config: &TeacherConfig,
     world: &World,
@@ -49,70 +64,217 @@ pub fn simulate(
     number: usize,
     mut observer: impl FnMut(&Posterior),
 ) -> Simulation {
-    let index = ((user as u64) << 32) | number as u64;
-    let hypotheses = world.user(user);
-    let mut answer_draws = rng::stream(seed, "teacher.answers", index);
-    let mut target_draws = rng::stream(seed, "teacher.targets", index);
-    let questions =
-        world.questions(config.rounds_in(world), &mut rng::stream(seed, "teacher.questions", index));
+    Course::new(config, world).episode(seed, user, number, |posterior, _| observer(posterior))
+}
 
-    let mut posterior = Posterior::prior(world.factors());
-    observer(&posterior);
-    let mut answers = Vec::with_capacity(questions.len());
-    let mut messages = Vec::with_capacity(2 * questions.len());
-    let mut ask = world.opening(&questions[0]);
-    for (round, question) in questions.iter().enumerate() {
-        let predictive = posterior.predictive(question);
-        let most_probable = argmax(&predictive);
-        let best_reward = decide(Decision::ExpectedReward, &posterior, question, &predictive);
-        let said = match config.decision {
+/// What all episodes of a config have in common.
+pub(super) struct Course<'a> {
+    config: &'a TeacherConfig,
+    world: &'a World,
+    pub(super) rules: Rules,
+    reports: Reports,
+    change: Option<Transition>,
+}
+
+/// What the teacher makes of one question.
+struct Forecast {
+    probs: Vec<f64>,
+    said: usize,
+    record: AnswerRecord,
+}
+
+/// The random choices of one episode.
+struct Draws {
+    answers: Stream,
+    targets: Stream,
+    errors: Stream,
+    beliefs: Stream,
+    changes: Stream,
+}
+
+impl<'a> Course<'a> {
+    /// Of a config that has been checked against the world.
+    pub(super) fn new(config: &'a TeacherConfig, world: &'a World) -> Course<'a> {
+        Course {
+            config,
+            world,
+            rules: Rules::new(config, world),
+            reports: Reports::new(&config.beliefs, world),
+            change: Transition::of(&config.drift, world, world.factors()),
+        }
+    }
+
+    /// As [`simulate`]; the observer is also shown the user's present hypotheses.
+    pub(super) fn episode(
+        &self,
+        seed: u64,
+        user: usize,
+        number: usize,
+        mut observer: impl FnMut(&Posterior, &[usize]),
+    ) -> Simulation {
+        let index = ((user as u64) << 32) | number as u64;
+        let stream = |purpose| rng::stream(seed, purpose, index);
+        let mut draws = Draws {
+            answers: stream("teacher.answers"),
+            targets: stream("teacher.targets"),
+            errors: stream("teacher.errors"),
+            beliefs: Reports::draws(seed, index),
+            changes: stream("teacher.changes"),
+        };
+        let mut questions = Questions::new(self.config, self.world, seed, index);
+        let mut hypotheses = self.world.user(user);
+        let mut posterior = self.rules.prior();
+        let mut dialogue = Dialogue { world: self.world, messages: Vec::new(), told: Told::Nothing };
+        let mut simulation = Simulation {
+            episode: self.no_episode(user, number),
+            answers: Vec::new(),
+            beliefs: Vec::new(),
+            ignored: 0,
+        };
+        observer(&posterior, &hypotheses);
+        while let Some(question) = questions.next(&posterior) {
+            let truth = self.world.answer(&hypotheses, &question, &mut draws.answers);
+            let forecast = self.forecast(&posterior, &question, truth, &mut draws.errors);
+            let said = forecast.said;
+            simulation.answers.push(forecast.record);
+            dialogue.ask(&question);
+            let (content, start) = self.world.reply(&question, said);
+            dialogue.answer(content, self.answer(&question, start, truth, forecast, &mut draws.targets));
+            dialogue.told = Told::Answer { question: question.clone(), said, truth };
+
+            self.rules.observe(&mut posterior, &question, truth);
+            if let Some(change) = &self.change {
+                change.change(&mut hypotheses, &mut draws.changes);
+            }
+            observer(&posterior, &hypotheses);
+            for (name, question) in self.reports.after(simulation.answers.len(), &mut draws.beliefs) {
+                let record = self.report(&mut dialogue, question, name, &posterior, &hypotheses, &mut draws);
+                simulation.beliefs.push(BeliefRecord { belief: name.clone(), answer: record });
+            }
+        }
+        simulation.episode.messages = dialogue.messages;
+        simulation.ignored = posterior.ignored();
+        simulation
+    }
+
+    fn no_episode(&self, user: usize, number: usize) -> Episode {
+        Episode {
+            format_version: FORMAT_VERSION,
+            id: format!("{}-{user:06}-{number}", self.world.name()),
+            world: self.world.name().into(),
+            user: user.to_string(),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Asks the assistant for a belief; the user says nothing to it.
+    fn report(
+        &self,
+        dialogue: &mut Dialogue,
+        question: &Question,
+        name: &str,
+        posterior: &Posterior,
+        hypotheses: &[usize],
+        draws: &mut Draws,
+    ) -> AnswerRecord {
+        let truth = self.world.answer(hypotheses, question, &mut draws.beliefs);
+        let forecast = self.forecast(posterior, question, truth, &mut draws.errors);
+        let record = forecast.record;
+        dialogue.ask(question);
+        let (content, start) = attribute::report(&question.labels[forecast.said]);
+        let answer = self.answer(question, start, truth, forecast, &mut draws.targets);
+        dialogue.answer(content, Answer { belief: Some(name.to_owned()), ..answer });
+        dialogue.told = Told::Nothing;
+        record
+    }
+
+    fn forecast(
+        &self,
+        posterior: &Posterior,
+        question: &Question,
+        truth: usize,
+        errors: &mut Stream,
+    ) -> Forecast {
+        let mut probs = posterior.predictive(question);
+        let (most_probable, best_reward) = match self.rules.oracle_says(probs.len(), truth, errors) {
+            Some(option) => {
+                probs = one_hot(probs.len(), option);
+                (option, option)
+            }
+            None => (argmax(&probs), decide(Decision::ExpectedReward, posterior, question, &probs)),
+        };
+        let record = AnswerRecord {
+            observations: posterior.observations(question.factor),
+            top_probability: probs[most_probable],
+            correct: most_probable == truth,
+            correct_expected_reward: best_reward == truth,
+            entropy: entropy(&probs),
+        };
+        let said = match self.config.decision {
             Decision::MostProbable => most_probable,
             Decision::ExpectedReward => best_reward,
         };
-        let truth = world.answer(&hypotheses, question, &mut answer_draws);
-        let observations = posterior.observations(question.factor);
-        answers.push(AnswerRecord {
-            observations,
-            top_probability: predictive[most_probable],
-            correct: most_probable == truth,
-            correct_expected_reward: best_reward == truth,
-            entropy: entropy(&predictive),
-        });
+        Forecast { probs, said, record }
+    }
 
-        let (content, start) = world.reply(question, said);
-        let answer = Answer {
+    fn answer(
+        &self,
+        question: &Question,
+        start: usize,
+        truth: usize,
+        forecast: Forecast,
+        targets: &mut Stream,
+    ) -> Answer {
+        let Forecast { probs: predictive, said, record } = forecast;
+        let target = match self.config.targets {
+            Targets::Predictive => None,
+            Targets::Argmax => Some(argmax(&predictive)),
+            Targets::Sampled => Some(targets.categorical(&predictive)),
+        };
+        let (probs, predictive) = match target {
+            Some(option) => (one_hot(predictive.len(), option), Some(predictive)),
+            None => (predictive, None),
+        };
+        Answer {
             start,
             options: question.labels.to_vec(),
-            probs: match config.targets {
-                Targets::Argmax => one_hot(predictive.len(), most_probable),
-                Targets::Sampled => one_hot(predictive.len(), target_draws.categorical(&predictive)),
-                Targets::Predictive => predictive,
-            },
+            probs,
+            predictive,
             said,
             truth: Some(truth),
             weight: 1.0,
-            observations: Some(observations),
-        };
-        messages.push(Message { role: Role::User, content: ask, answer: None });
-        messages.push(Message { role: Role::Assistant, content, answer: Some(answer) });
+            observations: Some(record.observations),
+            belief: None,
+        }
+    }
+}
 
-        posterior.observe(question, truth);
-        observer(&posterior);
-        // The dialogue ends with the assistant's last answer: what the user would say to it, nobody learns from.
-        ask = match questions.get(round + 1) {
-            Some(next) => world.feedback(question, said, truth, next),
-            None => String::new(),
+/// The messages so far, and what the user's next one has to say first.
+struct Dialogue<'a> {
+    world: &'a World,
+    messages: Vec<Message>,
+    told: Told,
+}
+
+/// What the user says to the assistant's last message. What would be said to the last of all, nobody learns from.
+enum Told {
+    Nothing,
+    Answer { question: Question, said: usize, truth: usize },
+}
+
+impl Dialogue<'_> {
+    fn ask(&mut self, next: &Question) {
+        let content = match &self.told {
+            Told::Answer { question, said, truth } => self.world.feedback(question, *said, *truth, next),
+            Told::Nothing if self.messages.is_empty() => self.world.opening(next),
+            Told::Nothing => next.text.clone(),
         };
+        self.messages.push(Message { role: Role::User, content, answer: None });
     }
 
-    let episode = Episode {
-        format_version: FORMAT_VERSION,
-        id: format!("{}-{user:06}-{number}", world.name()),
-        world: world.name().into(),
-        user: user.to_string(),
-        messages,
-    };
-    Simulation { episode, answers, ignored: posterior.ignored() }
+    fn answer(&mut self, content: String, answer: Answer) {
+        self.messages.push(Message { role: Role::Assistant, content, answer: Some(answer) });
+    }
 }
 
 pub(super) fn one_hot(options: usize, hot: usize) -> Vec<f64> {

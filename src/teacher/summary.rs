@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::simulate::AnswerRecord;
+use super::rival::Kind;
+use super::simulate::{AnswerRecord, BeliefRecord};
 use super::split::SplitBy;
 use crate::metrics::Calibration;
 
@@ -15,6 +16,9 @@ pub struct TeacherSummary {
     pub format_version: u32,
     /// The world's name.
     pub world: String,
+    /// Who taught; all measures are of this teacher.
+    #[serde(default)]
+    pub kind: Kind,
     /// Episodes of all parts together.
     pub episodes: usize,
     /// Answers in them.
@@ -42,6 +46,41 @@ pub struct TeacherSummary {
     /// On option sets shared by all users, where the world has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<HeldOutSummary>,
+    /// Of the reports of beliefs, which are in none of the measures above, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beliefs: Option<BeliefsSummary>,
+}
+
+/// How good the reported beliefs are, against the user's true levels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeliefsSummary {
+    /// Reports in all episodes together.
+    pub answers: usize,
+    /// How often the most probable level was the truth.
+    pub accuracy: f64,
+    /// Mean entropy of the marginal belief, in nats.
+    pub entropy: f64,
+    /// Expected calibration error of the most probable level.
+    pub ece: f64,
+    /// What perfect calibration would score on as many reports.
+    pub ece_expected: f64,
+    /// By what the belief is about, in alphabetical order.
+    pub by_belief: Vec<BeliefAt>,
+    /// By the number of earlier answers that bear on it.
+    pub by_observations: Vec<TeacherAt>,
+}
+
+/// Means over the reports of one belief.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeliefAt {
+    /// What it is about.
+    pub belief: String,
+    /// How many reports.
+    pub answers: usize,
+    /// How often the most probable level was the truth.
+    pub accuracy: f64,
+    /// Mean entropy of the marginal belief, in nats.
+    pub entropy: f64,
 }
 
 /// How the episodes are divided.
@@ -129,11 +168,21 @@ pub(super) struct Totals {
     held_out: BTreeMap<usize, Tally>,
     calibration: Calibration,
     regret: Option<f64>,
+    beliefs: Tally,
+    beliefs_by_name: BTreeMap<String, Tally>,
+    beliefs_by_observations: BTreeMap<usize, Tally>,
+    beliefs_calibration: Calibration,
 }
 
 impl Totals {
     /// `held_out` has one tally for each number of rounds observed.
-    pub(super) fn add(&mut self, answers: &[AnswerRecord], ignored: usize, held_out: &[Tally]) {
+    pub(super) fn add(
+        &mut self,
+        answers: &[AnswerRecord],
+        beliefs: &[BeliefRecord],
+        ignored: usize,
+        held_out: &[Tally],
+    ) {
         self.episodes += 1;
         self.ignored += ignored;
         for answer in answers {
@@ -142,6 +191,14 @@ impl Totals {
                 tally.add(answer.correct, answer.correct_expected_reward, answer.entropy);
             }
             self.calibration.add(answer.top_probability, answer.correct);
+        }
+        for BeliefRecord { belief, answer } in beliefs {
+            let of_name = self.beliefs_by_name.entry(belief.clone()).or_default();
+            let at = self.beliefs_by_observations.entry(answer.observations).or_default();
+            for tally in [&mut self.beliefs, of_name, at] {
+                tally.add(answer.correct, answer.correct_expected_reward, answer.entropy);
+            }
+            self.beliefs_calibration.add(answer.top_probability, answer.correct);
         }
         for (round, tally) in held_out.iter().enumerate() {
             self.held_out.entry(round).or_default().merge(tally);
@@ -152,7 +209,13 @@ impl Totals {
         *self.regret.get_or_insert(0.0) += regret;
     }
 
-    pub(super) fn summary(&self, world: &str, split: SplitSummary, held_out_sets: usize) -> TeacherSummary {
+    pub(super) fn summary(
+        &self,
+        world: &str,
+        kind: Kind,
+        split: SplitSummary,
+        held_out_sets: usize,
+    ) -> TeacherSummary {
         let by_observations = |tallies: &BTreeMap<usize, Tally>| {
             tallies.iter().map(|(observations, tally)| tally.means(*observations)).collect()
         };
@@ -160,6 +223,7 @@ impl Totals {
         TeacherSummary {
             format_version: 1,
             world: world.to_owned(),
+            kind,
             episodes: self.episodes,
             answers: all.answers,
             accuracy: all.accuracy,
@@ -175,6 +239,31 @@ impl Totals {
                 sets: held_out_sets,
                 by_observations: by_observations(&self.held_out),
             }),
+            beliefs: (!self.beliefs_by_name.is_empty()).then(|| self.beliefs_summary()),
+        }
+    }
+
+    fn beliefs_summary(&self) -> BeliefsSummary {
+        let all = self.beliefs.means(0);
+        let of_belief = |(belief, tally): (&String, &Tally)| {
+            let means = tally.means(0);
+            BeliefAt {
+                belief: belief.clone(),
+                answers: means.answers,
+                accuracy: means.accuracy,
+                entropy: means.entropy,
+            }
+        };
+        BeliefsSummary {
+            answers: all.answers,
+            accuracy: all.accuracy,
+            entropy: all.entropy,
+            ece: self.beliefs_calibration.ece().unwrap_or(0.0),
+            ece_expected: self.beliefs_calibration.expected().map_or(0.0, |e| e.mean),
+            by_belief: self.beliefs_by_name.iter().map(of_belief).collect(),
+            by_observations: (self.beliefs_by_observations.iter())
+                .map(|(observations, tally)| tally.means(*observations))
+                .collect(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::config::{Domain, TeacherConfig};
 use super::files::{PendingFile, remove_leftovers, sync_folder};
 use super::held_out::HeldOut;
 use super::process::simulate_process;
-use super::simulate::{AnswerRecord, simulate};
+use super::simulate::{AnswerRecord, BeliefRecord, Course};
 use super::split::{LeakageCheck, Part, SplitConfig};
 use super::summary::{SplitSummary, Tally, TeacherSummary, Totals};
 use crate::episode;
@@ -43,16 +43,14 @@ pub fn teach(
     out_dir: &Path,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<TeacherSummary> {
-    let school = match config.checked_domain()? {
+    let domain = config.checked_domain()?;
+    let (school, users) = match &domain {
         Domain::Grid(world) => {
-            let held_out = HeldOut::draw(&world, seed);
-            School::Grid { world, held_out }
+            let course = Box::new(Course::new(config, world));
+            let held_out = HeldOut::draw(world, &course.rules, seed);
+            (School::Grid { course, held_out }, draw_users(config, world, seed))
         }
-        Domain::Process(world) => School::Process(world),
-    };
-    let users = match &school {
-        School::Grid { world, .. } => draw_users(config, world, seed),
-        School::Process(_) => (0..config.drawn_users()).collect(),
+        Domain::Process(world) => (School::Process(world), (0..config.drawn_users()).collect()),
     };
     let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
 
@@ -76,9 +74,7 @@ pub fn teach(
             .map(|i| {
                 let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
                 match &school {
-                    School::Grid { world, held_out } => {
-                        teach_one(config, world, held_out, seed, user, number)
-                    }
+                    School::Grid { course, held_out } => teach_one(course, held_out, seed, user, number),
                     School::Process(world) => teach_process(config, world, seed, user, number),
                 }
             })
@@ -86,7 +82,7 @@ pub fn teach(
         for (one, &part) in taught.iter().zip(&parts[first..]) {
             files[part as usize].write(&one.line)?;
             leakage.add(&one.user, part);
-            totals.add(&one.answers, one.ignored, &one.held_out);
+            totals.add(&one.answers, &one.beliefs, one.ignored, &one.held_out);
             one.regret.into_iter().for_each(|regret| totals.add_regret(regret));
         }
         progress(last as u64, total);
@@ -101,21 +97,22 @@ pub fn teach(
         test: count(Part::Test),
         shared_users: leakage.shared_users(),
     };
-    let summary = match &school {
-        School::Grid { world, held_out } => totals.summary(world.name(), split, held_out.sets()),
-        School::Process(world) => totals.summary(world.name(), split, 0),
+    let held_out_sets = match &school {
+        School::Grid { held_out, .. } => held_out.sets(),
+        School::Process(_) => 0,
     };
+    let summary = totals.summary(domain.name(), config.kind, split, held_out_sets);
     publish(files, &summary, out_dir)?;
     Ok(summary)
 }
 
 /// A world with what all its users share.
-enum School {
-    Grid { world: World, held_out: HeldOut },
-    Process(Process),
+enum School<'a> {
+    Grid { course: Box<Course<'a>>, held_out: HeldOut },
+    Process(&'a Process),
 }
 
-impl School {
+impl School<'_> {
     /// How many episodes to simulate between two writes: fewer where they may have thousands of rounds.
     fn episodes_at_once(&self, config: &TeacherConfig) -> usize {
         match self {
@@ -151,25 +148,27 @@ struct Taught {
     line: Vec<u8>,
     user: String,
     answers: Vec<AnswerRecord>,
+    beliefs: Vec<BeliefRecord>,
     ignored: usize,
     held_out: Vec<Tally>,
     regret: Option<f64>,
 }
 
-fn teach_one(
-    config: &TeacherConfig,
-    world: &World,
-    held_out: &HeldOut,
-    seed: u64,
-    user: usize,
-    number: usize,
-) -> Result<Taught> {
-    let truths = held_out.truths(world, user);
+fn teach_one(course: &Course, held_out: &HeldOut, seed: u64, user: usize, number: usize) -> Result<Taught> {
+    let mut errors = rng::stream(seed, "teacher.held_out_errors", ((user as u64) << 32) | number as u64);
+    // The truths of a user as of the last round, for users that change.
+    let mut known: Option<(Vec<usize>, Vec<usize>)> = None;
     let mut tallies = Vec::new();
-    let simulation = simulate(config, world, seed, user, number, |posterior| {
-        if held_out.sets() > 0 {
-            tallies.push(held_out.ask(posterior, tallies.len(), &truths));
+    let simulation = course.episode(seed, user, number, |posterior, hypotheses| {
+        if held_out.sets() == 0 {
+            return;
         }
+        let truths = match known.take() {
+            Some((of, truths)) if of == hypotheses => truths,
+            _ => held_out.truths(hypotheses),
+        };
+        tallies.push(held_out.ask(&course.rules, posterior, tallies.len(), &truths, &mut errors));
+        known = Some((hypotheses.to_vec(), truths));
     });
     let mut line = Vec::new();
     episode::write_line(&mut line, &simulation.episode)?;
@@ -177,6 +176,7 @@ fn teach_one(
         line,
         user: simulation.episode.user,
         answers: simulation.answers,
+        beliefs: simulation.beliefs,
         ignored: simulation.ignored,
         held_out: tallies,
         regret: None,
@@ -198,6 +198,7 @@ fn teach_process(
         line,
         user: simulation.episode.user,
         answers: simulation.answers,
+        beliefs: Vec::new(),
         ignored: simulation.ignored,
         held_out: Vec::new(),
         regret: Some(taught.regret),

@@ -28,12 +28,31 @@ pub struct Batch {
 }
 
 /// What the targets of a batch are.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TargetKind {
     /// Train the option that was said (of tokenised sequences, the most probable) instead of the distribution.
     pub ce: bool,
     /// Weight of ordinary cross-entropy on the other tokens of the assistant's messages; 0 leaves them out.
     pub format_weight: f32,
+    /// What the weights of predictions and recommendations are multiplied by.
+    pub action_weight: f32,
+    /// What the weights of reported beliefs are multiplied by.
+    pub belief_weight: f32,
+}
+
+impl Default for TargetKind {
+    /// Every answer's whole distribution.
+    fn default() -> Self {
+        Self { ce: false, format_weight: 0.0, action_weight: 1.0, belief_weight: 1.0 }
+    }
+}
+
+impl TargetKind {
+    /// An answer's weight in the loss; 0 leaves it out.
+    pub fn weight_of(&self, target: &SoftTarget) -> f32 {
+        let factor = if target.belief.is_some() { self.belief_weight } else { self.action_weight };
+        factor * target.weight
+    }
 }
 
 impl Batch {
@@ -47,8 +66,12 @@ impl Batch {
             batch.boundaries.push(batch.input_ids.len() as u32);
             batch.sequences.push(*index);
 
-            let mut targets: Vec<(u32, Option<&SoftTarget>)> =
-                sequence.targets.iter().filter(|t| t.weight > 0.0).map(|t| (t.position, Some(t))).collect();
+            let mut targets: Vec<(u32, Option<&SoftTarget>)> = sequence
+                .targets
+                .iter()
+                .filter(|t| kind.weight_of(t) > 0.0)
+                .map(|t| (t.position, Some(t)))
+                .collect();
             if kind.format_weight > 0.0 {
                 targets.extend(sequence.format_positions.iter().map(|&position| (position, None)));
                 targets.sort_by_key(|(position, _)| *position);
@@ -56,7 +79,7 @@ impl Batch {
             for (position, target) in targets {
                 batch.target_rows.push(first_row + position);
                 match target {
-                    Some(target) => batch.push_answer(target, kind.ce),
+                    Some(target) => batch.push_answer(target, &kind),
                     None => batch.push_format(sequence.input_ids[position as usize + 1], kind.format_weight),
                 }
             }
@@ -64,15 +87,15 @@ impl Batch {
         batch
     }
 
-    fn push_answer(&mut self, target: &SoftTarget, ce: bool) {
-        if ce {
+    fn push_answer(&mut self, target: &SoftTarget, kind: &TargetKind) {
+        if kind.ce {
             let mut one_hot = vec![0.0; target.token_ids.len()];
             one_hot[target.one_hot()] = 1.0;
             self.push_options(&target.token_ids, &one_hot);
         } else {
             self.push_options(&target.token_ids, &target.probs);
         }
-        self.weights.push(target.weight);
+        self.weights.push(kind.weight_of(target));
         self.is_answer.push(true);
     }
 

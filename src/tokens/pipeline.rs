@@ -220,8 +220,10 @@ impl Pipeline {
                 position: position.context("the answer begins the text: nothing comes before it")? as u32,
                 token_ids: found.token_ids,
                 probs: answer.probs.clone(),
+                predictive: answer.predictive.clone(),
                 weight: answer.weight as f32,
                 answer: Some(AnswerInfo { said: answer.said, truth: answer.truth, observations }),
+                belief: answer.belief.clone(),
             });
         }
 

@@ -33,10 +33,14 @@ pub struct SoftTarget {
     pub token_ids: Vec<u32>,
     /// Their probabilities, which sum to 1.
     pub probs: Vec<f64>,
+    /// What a model is measured against, where that is not what is trained.
+    pub predictive: Option<Vec<f64>>,
     /// Weight in the loss.
     pub weight: f32,
     /// Where the target comes from an episode: what the answer was.
     pub answer: Option<AnswerInfo>,
+    /// What the answer reports a belief about; none where it predicts or recommends.
+    pub belief: Option<String>,
 }
 
 /// What is known about the answer behind a target; options are indexed as in [`SoftTarget::token_ids`].
@@ -134,8 +138,10 @@ fn parse_line(text: &str, number: usize) -> Result<Line> {
             position: t.position,
             token_ids: t.token_ids,
             probs: t.probs,
+            predictive: None,
             weight: t.weight,
             answer: None,
+            belief: None,
         })
         .collect();
     targets.sort_by_key(|t| t.position);
@@ -212,6 +218,11 @@ impl SoftTarget {
             self.weight
         );
         Ok(())
+    }
+
+    /// What a model is measured against.
+    pub fn predictive(&self) -> &[f64] {
+        self.predictive.as_ref().unwrap_or(&self.probs)
     }
 
     /// Index of the option that cross-entropy trains: what was said, or else the most probable (the first of

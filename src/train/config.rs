@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::State;
 use crate::error::usage;
 use crate::model::gradients::Trainable;
+use crate::tokens::TargetKind;
 
 /// `[loss]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,11 +18,21 @@ pub struct LossConfig {
     pub support: Support,
     /// Weight of ordinary cross-entropy on the other tokens of the assistant's messages.
     pub format_weight: f64,
+    /// What the weights of predictions and recommendations are multiplied by.
+    pub action_weight: f64,
+    /// What the weights of reported beliefs are multiplied by.
+    pub belief_weight: f64,
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { kind: LossKind::Kl, support: Support::Vocabulary, format_weight: 0.0 }
+        Self {
+            kind: LossKind::Kl,
+            support: Support::Vocabulary,
+            format_weight: 0.0,
+            action_weight: 1.0,
+            belief_weight: 1.0,
+        }
     }
 }
 
@@ -190,11 +201,32 @@ impl LossConfig {
     /// # Errors
     /// Names the key and its range.
     pub fn validate(&self) -> Result<()> {
-        if !(self.format_weight.is_finite() && self.format_weight >= 0.0) {
-            let value = self.format_weight;
-            return Err(usage(format!("loss.format_weight is {value}, it must not be negative")));
+        let weights = [
+            ("format_weight", self.format_weight),
+            ("action_weight", self.action_weight),
+            ("belief_weight", self.belief_weight),
+        ];
+        for (key, value) in weights {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(usage(format!("loss.{key} is {value}, it must not be negative")));
+            }
+        }
+        if weights.iter().all(|(_, value)| *value == 0.0) {
+            return Err(usage(
+                "loss.action_weight, belief_weight and format_weight are all 0: nothing is trained",
+            ));
         }
         Ok(())
+    }
+
+    /// What batches are made of to train by this loss.
+    pub fn target_kind(&self) -> TargetKind {
+        TargetKind {
+            ce: self.kind == LossKind::Ce,
+            format_weight: self.format_weight as f32,
+            action_weight: self.action_weight as f32,
+            belief_weight: self.belief_weight as f32,
+        }
     }
 }
 

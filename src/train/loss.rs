@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use super::config::{LossConfig, LossKind, Support};
+use super::config::{LossConfig, Support};
 use crate::model::decoder::{Decoder, Keep, Tokens};
 use crate::model::gradients::{Gradients, Trainable};
 use crate::ops::dropout::Dropout;
@@ -77,10 +77,7 @@ pub fn step_sums(
         place += chosen.len();
         let dropout = Dropout { p: settings.dropout, seed: settings.seed, keys };
         let dropout = (settings.dropout > 0.0).then_some(&dropout);
-        let kind = TargetKind {
-            ce: settings.loss.kind == LossKind::Ce,
-            format_weight: settings.loss.format_weight as f32,
-        };
+        let kind = settings.loss.target_kind();
         let micro = Batch::new(&chosen, kind);
         if micro.targets() == 0 {
             continue;
@@ -93,12 +90,16 @@ pub fn step_sums(
                 decoder.answer_kl(&hidden, targets(&micro, &whole), Some(&mut gradients))?;
             (rows, dhidden, tape, run)
         };
-        sums.add(&micro, &rows, &chosen);
+        sums.add(&micro, &rows, &chosen, &kind);
         if let Some(dhidden) = dhidden {
             decoder.backward(tape, dhidden, &run, &mut gradients)?;
         }
     }
-    ensure!(sums.weight > 0.0, "a batch has nothing to train on: all its answers have weight 0");
+    ensure!(
+        sums.weight > 0.0,
+        "a batch has nothing to train on: all its answers have weight 0 (their own, loss.action_weight or, for reported \
+         beliefs, loss.belief_weight)"
+    );
     sums.gradients = gradients.into_sums();
     Ok(sums)
 }
@@ -123,7 +124,7 @@ fn targets<'a>(batch: &'a Batch, whole_vocabulary: &'a [bool]) -> Targets<'a> {
 }
 
 impl StepSums {
-    fn add(&mut self, batch: &Batch, rows: &Rows, sequences: &[(usize, &Sequence)]) {
+    fn add(&mut self, batch: &Batch, rows: &Rows, sequences: &[(usize, &Sequence)], kind: &TargetKind) {
         self.tokens += batch.tokens();
         for ((kl, &weight), &row) in rows.kl.iter().zip(&batch.weights).zip(&batch.target_rows) {
             self.loss += kl * f64::from(weight);
@@ -135,11 +136,12 @@ impl StepSums {
         }
         self.broken.dedup();
         // Against the teacher's distribution, also where the loss goes by the said answer only.
-        let answers = sequences.iter().flat_map(|(_, s)| s.targets.iter().filter(|t| t.weight > 0.0));
+        let answers =
+            sequences.iter().flat_map(|(_, s)| s.targets.iter().filter(|t| kind.weight_of(t) > 0.0));
         let rows_of_answers = (0..batch.targets()).filter(|&row| batch.is_answer[row]);
         for (target, row) in answers.zip(rows_of_answers) {
             let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
-            self.kl += kl(&target.probs, &rows.option_log_probs[options]);
+            self.kl += kl(target.predictive(), &rows.option_log_probs[options]);
             self.answers += 1;
         }
     }

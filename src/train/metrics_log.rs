@@ -41,8 +41,11 @@ pub struct StepRecord {
 pub struct EvaluationRecord {
     /// Steps done.
     pub step: usize,
-    /// Mean KL(teacher ‖ model) over the options.
+    /// Mean KL(teacher ‖ model) over the options, of what is trained: predictions, reported beliefs, or both.
     pub validation_kl: f64,
+    /// The same of the reported beliefs alone, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_belief_kl: Option<f64>,
     /// The same over the vocabulary.
     pub validation_kl_vocabulary: f64,
     /// Mean entropy of the model's predictions.

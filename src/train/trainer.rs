@@ -305,7 +305,8 @@ impl<'a> Session<'a> {
     fn evaluate(&mut self) -> Result<EvaluationRecord> {
         let measures = self.measure()?;
         let mean = |measure| measures.get(measure).context("the validation episodes have no answers");
-        let (step, kl) = (self.state.step, mean(Measure::Kl)?);
+        let kl = validation_kl(&measures, &self.settings.loss)?;
+        let step = self.state.step;
         if self.state.best.as_ref().is_none_or(|b| kl < b.kl) {
             let checkpoint = format!("{}/{}", checkpoint::FOLDER, checkpoint::name(step));
             self.state.best = Some(Best { step, kl, checkpoint });
@@ -316,6 +317,7 @@ impl<'a> Session<'a> {
         Ok(EvaluationRecord {
             step,
             validation_kl: kl,
+            validation_belief_kl: measures.beliefs.as_ref().and_then(|beliefs| beliefs.get(Measure::Kl)),
             validation_kl_vocabulary: mean(Measure::KlVocabulary)?,
             validation_entropy: mean(Measure::Entropy)?,
             validation_entropy_teacher: mean(Measure::Entropy)? - mean(Measure::EntropyBias)?,
@@ -332,6 +334,23 @@ impl<'a> Session<'a> {
     fn save(&self) -> Result<()> {
         checkpoint::write(self.run_dir, &self.trained, &self.optimizer, &self.state)?;
         checkpoint::prune(self.run_dir, self.settings.train.keep_last, self.state.best.as_ref())
+    }
+}
+
+/// The mean KL over what is trained: predictions and recommendations, reported beliefs, or both by their weights.
+///
+/// # Errors
+/// If there are no answers.
+fn validation_kl(measures: &Measures, loss: &LossConfig) -> Result<f64> {
+    let mean = |of: &Measures| of.get(Measure::Kl).context("the validation episodes have no answers");
+    let kl = mean(measures)?;
+    let Some(beliefs) = &measures.beliefs else { return Ok(kl) };
+    let (action, belief) =
+        (loss.action_weight * measures.answers as f64, loss.belief_weight * beliefs.answers as f64);
+    if action + belief > 0.0 {
+        Ok((action * kl + belief * mean(beliefs)?) / (action + belief))
+    } else {
+        Ok(kl)
     }
 }
 

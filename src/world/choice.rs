@@ -11,7 +11,8 @@ use std::sync::Arc;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-use super::likelihood::first_highest;
+use super::attribute::{self, MOST_LEVELS};
+use super::likelihood::EQUAL;
 use super::text::{Template, TextMistake, TextTemplates, Texts};
 use super::{Factor, Likelihood, Question, Reward, Weights};
 use crate::error::usage;
@@ -49,16 +50,14 @@ impl ChoiceRule {
 
     /// The probability of each option under each hypothesis; `features` are one option's after the other's.
     fn likelihood(self, options: usize, weights: &Weights, features: &[f64]) -> Likelihood {
-        let k = weights.dimensions;
-        let reward = |h: usize, option: usize| -> f64 {
-            weights.row(h).iter().zip(&features[option * k..][..k]).map(|(w, x)| w * x).sum()
-        };
         let hypotheses = weights.hypotheses();
+        let rewards: Vec<Vec<f64>> =
+            features.chunks_exact(weights.dimensions).map(|option| rewards(weights, option)).collect();
         if let ChoiceRule::Softmax(beta) = self {
             let mut log_probs = Vec::with_capacity(hypotheses * options);
             for h in 0..hypotheses {
                 let row = log_probs.len();
-                log_probs.extend((0..options).map(|option| beta * reward(h, option)));
+                log_probs.extend(rewards.iter().map(|of_option| beta * of_option[h]));
                 let highest = log_probs[row..].iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = log_probs[row..].iter().map(|p| (p - highest).exp()).sum();
                 let log_sum = highest + sum.ln();
@@ -66,13 +65,38 @@ impl ChoiceRule {
             }
             return Likelihood::from_log_probs(options, log_probs);
         }
-        let choice = |h: usize| first_highest((0..options).map(|option| reward(h, option))) as u8;
-        let choices = Likelihood::Choice { options, choices: (0..hypotheses).map(choice).collect() };
+        let choices = Likelihood::Choice { options, choices: first_highest_of_each(&rewards) };
         match self {
             ChoiceRule::Lapse(lapse) => choices.with_lapse(lapse),
             _ => choices,
         }
     }
+}
+
+/// The reward of one option under every hypothesis.
+///
+/// All hypotheses at once: hundreds of candidate sets a question are gone through by this.
+fn rewards(weights: &Weights, option: &[f64]) -> Vec<f64> {
+    let mut rewards = vec![0.0; weights.hypotheses()];
+    for (d, x) in option.iter().enumerate() {
+        rewards.iter_mut().zip(weights.column(d)).for_each(|(reward, weight)| *reward += weight * x);
+    }
+    rewards
+}
+
+/// As [`first_highest`](super::likelihood::first_highest), for every hypothesis; `rewards` are those of one option
+/// after the other.
+fn first_highest_of_each(rewards: &[Vec<f64>]) -> Vec<u8> {
+    let mut best = rewards[0].clone();
+    let mut choices = vec![0_u8; best.len()];
+    for (i, rewards) in rewards.iter().enumerate().skip(1) {
+        for ((best, choice), reward) in best.iter_mut().zip(&mut choices).zip(rewards) {
+            let is_higher = *reward > *best + EQUAL;
+            *choice = if is_higher { i as u8 } else { *choice };
+            *best = if is_higher { *reward } else { *best };
+        }
+    }
+    choices
 }
 
 /// What the teacher supposes about how users choose.
@@ -141,6 +165,8 @@ pub(super) struct ChoiceParts<'a> {
     /// `options`, each with `label`, `text` and the features' names.
     pub(super) question: &'a str,
     pub(super) text: TextTemplates<'a>,
+    /// What an option is called where a belief is asked for, such as `a flight`.
+    pub(super) option: String,
 }
 
 /// A world of choice; see the module's documentation.
@@ -157,6 +183,7 @@ pub struct ChoiceWorld {
     supposed: ChoiceRule,
     question: Template,
     texts: Texts,
+    option: String,
 }
 
 impl ChoiceWorld {
@@ -200,6 +227,7 @@ impl ChoiceWorld {
             users: parts.users,
             supposed: parts.supposed,
             question,
+            option: parts.option,
         })
     }
 
@@ -227,26 +255,95 @@ impl ChoiceWorld {
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         (1..=rounds)
             .map(|place| {
-                // (options, features)
-                let levels: Vec<Vec<usize>> = (self.labels.iter())
-                    .map(|_| self.attributes.iter().map(|a| draws.below(a.levels.len())).collect())
-                    .collect();
-                self.question_of(place, &levels)
+                let levels = self.draw_levels(draws);
+                let supposed = self.likelihood(self.supposed, &self.features(&levels));
+                self.question_of(place, &levels, supposed)
             })
             .collect()
     }
 
-    /// The question of an option set, given as the level of each feature of each option.
-    fn question_of(&self, place: usize, levels: &[Vec<usize>]) -> Question {
+    /// Draws option sets and keeps the last that is better than those before. Only this one becomes text.
+    pub(super) fn best_question(
+        &self,
+        place: usize,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood) -> bool,
+    ) -> Question {
+        let mut best = self.draw_levels(draws);
+        let mut supposed = self.likelihood(self.supposed, &self.features(&best));
+        is_better(&supposed);
+        for _ in 1..candidates {
+            let levels = self.draw_levels(draws);
+            let candidate = self.likelihood(self.supposed, &self.features(&levels));
+            if is_better(&candidate) {
+                (best, supposed) = (levels, candidate);
+            }
+        }
+        self.question_of(place, &best, supposed)
+    }
+
+    /// Whether answers, as the teacher supposes them, can only rule hypotheses out.
+    pub(super) fn answers_only_rule_out(&self) -> bool {
+        match self.supposed {
+            ChoiceRule::Deterministic => true,
+            ChoiceRule::Lapse(lapse) => lapse == 0.0 || lapse == 1.0,
+            ChoiceRule::Softmax(_) => false,
+        }
+    }
+
+    /// How each feature is weighed: a level for each different weight. A feature that all weigh alike is left out, and
+    /// so is one with too many weights.
+    pub(super) fn user_attributes(&self) -> Vec<attribute::Attribute> {
+        let attribute = |(d, feature): (usize, &Attribute)| {
+            let column = self.weights.column(d);
+            let mut weights = column.to_vec();
+            weights.sort_by(f64::total_cmp);
+            // 0 and -0 are one weight.
+            weights.dedup_by(|a, b| a == b);
+            let levels = weights.len();
+            let level = |weight: &f64| weights.partition_point(|w| w < weight) as u8;
+            (2..=MOST_LEVELS).contains(&levels).then(|| attribute::Attribute {
+                ask: ask(&self.option, feature, &weights),
+                name: feature.name.clone(),
+                factor: 0,
+                levels,
+                level_of: column.iter().map(level).collect(),
+                ordered: true,
+            })
+        };
+        self.attributes.iter().enumerate().filter_map(attribute).collect()
+    }
+
+    /// The level of each feature of each option, (options, features).
+    fn draw_levels(&self, draws: &mut Stream) -> Vec<Vec<usize>> {
+        let option = |_| self.attributes.iter().map(|a| draws.below(a.levels.len())).collect();
+        self.labels.iter().map(option).collect()
+    }
+
+    /// What the levels count for, one option after the other.
+    fn features(&self, levels: &[Vec<usize>]) -> Vec<f64> {
+        let of = |option: &Vec<usize>| -> Vec<f64> {
+            self.attributes.iter().zip(option).map(|(a, &level)| a.values[level]).collect()
+        };
+        levels.iter().flat_map(of).collect()
+    }
+
+    fn likelihood(&self, rule: ChoiceRule, features: &[f64]) -> Likelihood {
+        rule.likelihood(self.labels.len(), &self.weights, features)
+    }
+
+    /// The question of an option set, given as the level of each feature of each option, and of the likelihood that the
+    /// teacher supposes.
+    fn question_of(&self, place: usize, levels: &[Vec<usize>], supposed: Likelihood) -> Question {
         let k = self.attributes.len();
-        let features: Vec<f64> = levels
-            .iter()
-            .flat_map(|option| self.attributes.iter().zip(option).map(|(a, &level)| a.values[level]))
-            .collect();
-        let likelihood = |rule: ChoiceRule| Arc::new(rule.likelihood(levels.len(), &self.weights, &features));
-        let supposed = likelihood(self.supposed);
-        let behaviour =
-            if self.users == self.supposed { Arc::clone(&supposed) } else { likelihood(self.users) };
+        let features = self.features(levels);
+        let supposed = Arc::new(supposed);
+        let behaviour = if self.users == self.supposed {
+            Arc::clone(&supposed)
+        } else {
+            Arc::new(self.likelihood(self.users, &features))
+        };
         let place = place.to_string();
         Question {
             text: self.question.fill(|slot| match slot.checked_sub(1) {
@@ -260,6 +357,33 @@ impl ChoiceWorld {
             reward: Reward::Linear { weights: Arc::clone(&self.weights), features },
         }
     }
+}
+
+/// How a belief about the weight of a feature is asked for; `weights` are the different ones, in ascending order.
+fn ask(option: &str, feature: &Attribute, weights: &[f64]) -> String {
+    let by_value = |a: &usize, b: &usize| feature.values[*a].total_cmp(&feature.values[*b]);
+    let end = |level: Option<usize>| level.map_or("", |level| feature.levels[level].as_str());
+    let (low, high) =
+        (end((0..feature.levels.len()).min_by(by_value)), end((0..feature.levels.len()).max_by(by_value)));
+    let last = weights.len() - 1;
+    let meaning = |level: usize| {
+        let strength = if (level == 0) == (weights[level] < 0.0) { "strongly" } else { "slightly" };
+        match weights[level] {
+            0.0 => "I do not mind".to_owned(),
+            w if w < 0.0 => format!("I {strength} prefer the low end ({low})"),
+            _ => format!("I {strength} prefer the high end ({high})"),
+        }
+    };
+    let indifferent = (1..last).find(|&level| weights[level] == 0.0);
+    let between = indifferent.map_or(String::new(), |level| format!("{} that I do not mind, ", level + 1));
+    format!(
+        "How do you think I feel about the {} of {option}, on a scale from 1 to {levels}? 1 means that {}, {between}and \
+         {levels} that {}. Reply with the number only.",
+        feature.label,
+        meaning(0),
+        meaning(last),
+        levels = weights.len(),
+    )
 }
 
 /// All vectors of `features` weights out of `choices`, the last feature varying fastest, but the one of zeros: who
@@ -281,7 +405,7 @@ pub(super) fn preference_grid(choices: &[Vec<f64>]) -> Weights {
             cells.extend(row);
         }
     }
-    Weights { dimensions: choices.len(), cells }
+    Weights::new(choices.len(), cells)
 }
 
 /// The weights of the published users: dislike, mild dislike, indifference, mild liking, liking.
@@ -358,6 +482,7 @@ pub(super) fn published(world: Published<'_>) -> anyhow::Result<ChoiceWorld> {
         supposed,
         question: &question,
         text: TextTemplates { opening: &opening, reply: &reply, feedback: &feedback },
+        option: format!("a {noun}"),
     })
     .map_err(|mistake| anyhow::anyhow!("the text of {name}, {}: {}", mistake.key, mistake.message))
 }
@@ -385,7 +510,7 @@ mod tests {
     #[test]
     fn equals_go_to_the_lowest_index() {
         // Weights -1 and ½: rewards -.5, -.5, -1 and then -1, -.5, -.5.
-        let weights = Weights { dimensions: 2, cells: vec![-1.0, 0.5] };
+        let weights = Weights::new(2, vec![-1.0, 0.5]);
         let choice = |features: [f64; 6]| {
             ChoiceRule::Deterministic.likelihood(3, &weights, &features).most_probable(0)
         };
@@ -416,7 +541,7 @@ mod tests {
     /// exp(2·1) / (exp(2·1) + exp(2·½) + exp(0)) and so on, by hand.
     #[test]
     fn softmax_by_hand() {
-        let weights = Weights { dimensions: 1, cells: vec![1.0, -0.5] };
+        let weights = Weights::new(1, vec![1.0, -0.5]);
         let likelihood = ChoiceRule::Softmax(2.0).likelihood(3, &weights, &[1.0, 0.5, 0.0]);
         for (option, (p, q)) in
             [(0.66524, 0.18632), (0.24473, 0.30720), (0.09003, 0.50648)].into_iter().enumerate()

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
+use super::graded::GradedItem;
 use super::text::{Template, TextMistake, TextTemplates, Texts};
-use super::{Factor, Likelihood, Question, Reward};
+use super::{Attribute, Factor, Likelihood, Question, Reward};
 use crate::rng::Stream;
 
 /// In which order questions are asked.
@@ -38,6 +39,8 @@ pub(super) struct ItemParts {
     /// How users answer.
     pub(super) behaviour: Arc<Likelihood>,
     pub(super) reward: Reward,
+    /// Where the answers, as the teacher supposes them, depend on one level.
+    pub(super) graded: Option<GradedItem>,
 }
 
 /// All that makes up a world of items.
@@ -50,6 +53,7 @@ pub(super) struct ItemWorldParts<'a> {
     pub(super) order: Order,
     pub(super) factors: Vec<Factor>,
     pub(super) items: Vec<ItemParts>,
+    pub(super) attributes: Vec<Attribute>,
     /// `place`, the item's `text`, and its `options`.
     pub(super) question: &'a str,
     pub(super) text: TextTemplates<'a>,
@@ -64,6 +68,7 @@ pub struct ItemWorld {
     order: Order,
     factors: Vec<Factor>,
     items: Vec<Item>,
+    attributes: Vec<Attribute>,
     texts: Texts,
 }
 
@@ -76,6 +81,7 @@ struct Item {
     likelihood: Arc<Likelihood>,
     behaviour: Arc<Likelihood>,
     reward: Reward,
+    graded: Option<GradedItem>,
 }
 
 impl ItemWorld {
@@ -99,6 +105,7 @@ impl ItemWorld {
                     likelihood: item.likelihood,
                     behaviour: item.behaviour,
                     reward: item.reward,
+                    graded: item.graded,
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -109,6 +116,7 @@ impl ItemWorld {
             order: parts.order,
             factors: parts.factors,
             items,
+            attributes: parts.attributes,
             texts,
         })
     }
@@ -141,6 +149,35 @@ impl ItemWorld {
         let groups: Vec<usize> = self.items.iter().map(|item| item.group).collect();
         let items = choose_items(&groups, self.order, rounds, draws);
         items.iter().enumerate().map(|(i, &item)| self.question(i + 1, item)).collect()
+    }
+
+    /// All items, in the configured order; at random where each is drawn anew.
+    pub(super) fn bank(&self, draws: &mut Stream) -> Vec<usize> {
+        let groups: Vec<usize> = self.items.iter().map(|item| item.group).collect();
+        let order = if self.order == Order::Independent { Order::Shuffled } else { self.order };
+        choose_items(&groups, order, groups.len(), draws)
+    }
+
+    pub(super) fn items_come_again(&self) -> bool {
+        self.order == Order::Independent
+    }
+
+    pub(super) fn item(&self, item: usize, place: usize) -> Option<Question> {
+        (item < self.items.len()).then(|| self.question(place, item))
+    }
+
+    /// Of an item at the posterior mean of its level, where its answers depend on one level.
+    pub(super) fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
+        Some(self.items.get(item)?.graded.as_ref()?.fisher_information(marginal))
+    }
+
+    /// Whether answers, as the teacher supposes them, can only rule hypotheses out.
+    pub(super) fn answers_only_rule_out(&self) -> bool {
+        self.items.iter().all(|item| item.likelihood.only_rules_out())
+    }
+
+    pub(super) fn attributes(&self) -> &[Attribute] {
+        &self.attributes
     }
 
     /// An item as the question of a place (from 1) of the episode.

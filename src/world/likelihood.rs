@@ -96,6 +96,7 @@ impl Likelihood {
     }
 
     /// Adds `weight` times the distribution under a hypothesis to `total`.
+    #[inline]
     pub fn add_weighted(&self, hypothesis: usize, weight: f64, total: &mut [f64]) {
         match self {
             Likelihood::Choice { choices, .. } => total[usize::from(choices[hypothesis])] += weight,
@@ -109,6 +110,38 @@ impl Likelihood {
             }
             Likelihood::Uniform { options } => {
                 total.iter_mut().for_each(|t| *t += weight / *options as f64);
+            }
+        }
+    }
+
+    /// Whether an answer can only rule hypotheses out, and never makes one that is left more probable than another: all
+    /// that do not exclude an answer give it the same probability. No power of such a likelihood teaches anything else.
+    pub fn only_rules_out(&self) -> bool {
+        match self {
+            Likelihood::Choice { .. } | Likelihood::Uniform { .. } => true,
+            Likelihood::Lapsing { lapse, .. } => *lapse == 0.0 || *lapse == 1.0,
+            Likelihood::Table { options, probs, .. } => (0..*options).all(|option| {
+                let mut possible = probs.iter().skip(option).step_by(*options).filter(|p| **p > 0.0);
+                let first = possible.next();
+                possible.all(|p| first.is_some_and(|first| (p - first).abs() < 1e-12))
+            }),
+        }
+    }
+
+    /// KL(distribution under a hypothesis ‖ `other`), in nats; `log_other` has the logarithms of a distribution over
+    /// the options.
+    pub fn kl_from(&self, hypothesis: usize, log_other: &[f64]) -> f64 {
+        match self {
+            Likelihood::Choice { choices, .. } => -log_other[usize::from(choices[hypothesis])],
+            Likelihood::Lapsing { .. } | Likelihood::Uniform { .. } => {
+                let log_probs = (0..log_other.len()).map(|option| self.log_prob(hypothesis, option));
+                let terms = log_probs.zip(log_other).filter(|(log_p, _)| *log_p > f64::NEG_INFINITY);
+                terms.map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum()
+            }
+            Likelihood::Table { options, log_probs, probs } => {
+                let row = hypothesis * options..(hypothesis + 1) * options;
+                let terms = probs[row.clone()].iter().zip(&log_probs[row]).zip(log_other);
+                terms.filter(|((p, _), _)| **p > 0.0).map(|((p, log_p), log_q)| p * (log_p - log_q)).sum()
             }
         }
     }
@@ -146,12 +179,14 @@ impl Likelihood {
     }
 }
 
-/// The index of the highest value, the lowest index among equals. What differs by less than a billionth is equal:
-/// sums of decimal fractions differ by rounding alone.
+/// What differs by less is equal: sums of decimal fractions differ by rounding alone.
+pub(super) const EQUAL: f64 = 1e-9;
+
+/// The index of the highest value, the lowest index among [equals](EQUAL).
 pub(super) fn first_highest(values: impl Iterator<Item = f64>) -> usize {
     let mut best = (f64::NEG_INFINITY, 0);
     for (i, value) in values.enumerate() {
-        if value > best.0 + 1e-9 {
+        if value > best.0 + EQUAL {
             best = (value, i);
         }
     }
@@ -191,10 +226,32 @@ mod tests {
                     assert!((drawn[option] - p).abs() < 0.015, "case {i}: {drawn:?}");
                 }
                 assert_eq!(likelihood.log_prob(h, 3), f64::NEG_INFINITY);
+                let other = [0.5_f64, 0.3, 0.2];
+                let kl: f64 = expected
+                    .iter()
+                    .zip(other)
+                    .filter(|(p, _)| **p > 0.0)
+                    .map(|(p, q)| p * (p / q).ln())
+                    .sum();
+                assert!((likelihood.kl_from(h, &other.map(f64::ln)) - kl).abs() < 1e-12, "case {i}");
                 let highest = expected.iter().copied().fold(0.0, f64::max);
                 let first = expected.iter().position(|p| highest - p < 1e-12);
                 assert_eq!(Some(likelihood.most_probable(h)), first, "case {i}");
             }
         }
+    }
+
+    #[test]
+    fn what_only_rules_out() {
+        let table = |rows: &[f64]| {
+            Likelihood::from_log_probs(2, rows.iter().map(|p| p.ln()).collect()).only_rules_out()
+        };
+        let choice = || Likelihood::Choice { options: 2, choices: vec![1, 0] };
+        assert!(choice().only_rules_out() && choice().with_lapse(1.0).only_rules_out());
+        assert!(!choice().with_lapse(0.1).only_rules_out());
+        assert!(Likelihood::Uniform { options: 2 }.only_rules_out());
+        assert!(table(&[1.0, 0.0, 0.0, 1.0]) && table(&[0.3, 0.7, 0.3, 0.7]));
+        // Squared, half an answer says less than a whole one.
+        assert!(!table(&[0.5, 0.5, 1.0, 0.0]) && !table(&[0.9, 0.1, 0.1, 0.9]));
     }
 }

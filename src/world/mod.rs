@@ -14,6 +14,7 @@
 //! Worlds without such a grid, whose users are drawn sources, are a [`process`]: [`coins`], [`markov`] chains, hidden
 //! Markov models ([`hmm`]), [`regression`].
 
+pub mod attribute;
 pub mod chain;
 pub mod choice;
 pub mod coins;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::rng::{self, Stream};
+pub use attribute::Attribute;
 use choice::ChoiceWorld;
 use flights::FlightsConfig;
 use hotels::HotelsConfig;
@@ -99,9 +101,18 @@ pub enum Reward {
 pub struct Weights {
     dimensions: usize,
     cells: Vec<f64>,
+    /// The same, all hypotheses of one weight after the other.
+    columns: Vec<f64>,
 }
 
 impl Weights {
+    /// `cells` has `dimensions` weights (at least 1) of one hypothesis after the other.
+    fn new(dimensions: usize, cells: Vec<f64>) -> Weights {
+        let column = |d: usize| cells.iter().skip(d).step_by(dimensions).copied();
+        let columns = (0..dimensions).flat_map(column).collect();
+        Weights { dimensions, cells, columns }
+    }
+
     /// How many weights a hypothesis has.
     pub fn dimensions(&self) -> usize {
         self.dimensions
@@ -115,6 +126,11 @@ impl Weights {
     /// The weights of a hypothesis.
     pub fn row(&self, hypothesis: usize) -> &[f64] {
         &self.cells[hypothesis * self.dimensions..][..self.dimensions]
+    }
+
+    /// One weight under each hypothesis.
+    fn column(&self, dimension: usize) -> &[f64] {
+        &self.columns[dimension * self.hypotheses()..][..self.hypotheses()]
     }
 }
 
@@ -252,11 +268,6 @@ impl World {
         }
     }
 
-    /// Whether option sets can be drawn freely, so that users can be asked some without feedback.
-    pub fn has_held_out_sets(&self) -> bool {
-        matches!(self, World::Choice(_) | World::TraitFlights(_))
-    }
-
     /// Whether the teacher knows how probable each answer is: everywhere but in the shop, where it predicts all options
     /// alike.
     pub fn has_exact_teacher(&self) -> bool {
@@ -279,6 +290,94 @@ impl World {
             World::Items(world) => world.questions(rounds, draws),
             World::TraitFlights(world) => world.questions(rounds, draws),
             World::Shop(world) => world.questions(rounds, draws),
+        }
+    }
+
+    /// Of an episode's first so many rounds the questions come from a fixed [`bank`](World::bank), where they are chosen
+    /// and not drawn; those of all later rounds are drawn freely.
+    pub fn bank_rounds(&self) -> usize {
+        match self {
+            World::Choice(_) | World::Shop(_) => 0,
+            World::Items(_) => usize::MAX,
+            World::TraitFlights(world) => world.bank_rounds(),
+        }
+    }
+
+    /// All items of the bank, in an order in which they could be asked; none where there is no bank.
+    pub fn bank(&self, draws: &mut Stream) -> Vec<usize> {
+        match self {
+            World::Choice(_) | World::Shop(_) => Vec::new(),
+            World::Items(world) => world.bank(draws),
+            World::TraitFlights(world) => world.items().bank(draws),
+        }
+    }
+
+    /// Whether an item of the bank may be asked again.
+    pub fn items_come_again(&self) -> bool {
+        match self {
+            World::Choice(_) | World::Shop(_) => false,
+            World::Items(world) => world.items_come_again(),
+            World::TraitFlights(world) => world.items().items_come_again(),
+        }
+    }
+
+    /// An item of the [`bank`](World::bank) as the question of a place (from 1) of the episode.
+    pub fn item(&self, item: usize, place: usize) -> Option<Question> {
+        match self {
+            World::Choice(_) | World::Shop(_) => None,
+            World::Items(world) => world.item(item, place),
+            World::TraitFlights(world) => world.items().item(item, place),
+        }
+    }
+
+    /// The Fisher information of an item at the mean of its trait's level, given the probability of each hypothesis of
+    /// the item's factor; none where answers are no smooth function of one level.
+    pub fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
+        match self {
+            World::Choice(_) | World::Shop(_) => None,
+            World::Items(world) => world.fisher_information(item, marginal),
+            World::TraitFlights(world) => world.items().fisher_information(item, marginal),
+        }
+    }
+
+    /// Draws `candidates` option sets (at least 1) for a place (from 1) of the episode and keeps the last of which
+    /// `is_better` said that it is better than those before, or the first; it is shown the likelihood and the factor of
+    /// each. None where option sets cannot be drawn freely.
+    pub fn best_question(
+        &self,
+        place: usize,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
+    ) -> Option<Question> {
+        match self {
+            World::Choice(world) => {
+                let mut is_better = |likelihood: &Likelihood| is_better(likelihood, 0);
+                Some(world.best_question(place, candidates, draws, &mut is_better))
+            }
+            World::TraitFlights(world) => Some(world.best_question(place, candidates, draws, is_better)),
+            World::Items(_) | World::Shop(_) => None,
+        }
+    }
+
+    /// Whether answers, as the teacher supposes them, can only rule hypotheses out: nobody errs, or nothing can be
+    /// learnt. See [`Likelihood::only_rules_out`].
+    pub fn answers_only_rule_out(&self) -> bool {
+        match self {
+            World::Choice(world) => world.answers_only_rule_out(),
+            World::Items(world) => world.answers_only_rule_out(),
+            World::TraitFlights(world) => world.answers_only_rule_out(),
+            World::Shop(_) => true,
+        }
+    }
+
+    /// What can be said of a user in one word and a level; nothing of the shop's buyers, whose goals have no levels.
+    pub fn attributes(&self) -> Vec<Attribute> {
+        match self {
+            World::Choice(world) => world.user_attributes(),
+            World::Items(world) => world.attributes().to_vec(),
+            World::TraitFlights(world) => world.items().attributes().to_vec(),
+            World::Shop(_) => Vec::new(),
         }
     }
 

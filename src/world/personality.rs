@@ -18,12 +18,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::graded::graded_response;
+use super::graded::{GradedItem, graded_response};
 use super::ipip::{ITEMS, Key, Trait};
 use super::items::{ItemParts, ItemWorld, ItemWorldParts};
 use super::joint::Joint;
 use super::text::TextTemplates;
-use super::{Factor, Likelihood, Reward};
+use super::{Attribute, Factor, Likelihood, Reward};
 use crate::error::usage;
 use crate::rng;
 
@@ -228,6 +228,20 @@ impl ItemModel {
         let hypotheses = joint.factors[group].prior.len();
         Likelihood::from_log_probs(CATEGORIES, (0..hypotheses).flat_map(of_hypothesis).collect())
     }
+
+    /// Where the item bears on one trait alone.
+    fn graded(&self, joint: &Joint, levels: &[f64], lapse: f64) -> Option<GradedItem> {
+        let mut on = self.bears_on();
+        let (Some(of), None) = (on.next(), on.next()) else { return None };
+        let hypotheses = 0..joint.factors[joint.group(of)].prior.len();
+        Some(GradedItem {
+            slope: self.slope,
+            thresholds: self.thresholds.into(),
+            loading: self.loadings[of],
+            lapse,
+            levels: hypotheses.map(|h| levels[joint.value(of, h)]).collect(),
+        })
+    }
 }
 
 /// What a user's traits can be, and how each item is answered.
@@ -236,6 +250,8 @@ pub(super) struct Questionnaire {
     pub(super) joint: Joint,
     /// In the official order.
     pub(super) items: Vec<ItemParts>,
+    /// The traits.
+    pub(super) attributes: Vec<Attribute>,
 }
 
 /// The questionnaire as configured; `together` are traits that something else bears on together.
@@ -279,10 +295,30 @@ pub(super) fn questionnaire(config: &PersonalityConfig, together: &[usize]) -> R
             likelihood: if matched { Arc::clone(&behaviour) } else { of(&supposed[i], teacher_lapse) },
             behaviour,
             reward: Reward::Nearness,
+            graded: supposed[i].graded(&joint, &config.levels, teacher_lapse),
         }
     };
     let items = (0..ITEMS.len()).map(item).collect();
-    Ok(Questionnaire { joint, items })
+    let attributes = Trait::ALL.iter().map(|of| attribute(*of, levels, &joint)).collect();
+    Ok(Questionnaire { joint, items, attributes })
+}
+
+/// How high a trait is.
+fn attribute(of: Trait, levels: usize, joint: &Joint) -> Attribute {
+    let group = joint.group(of as usize);
+    let hypotheses = 0..joint.factors[group].prior.len();
+    Attribute {
+        name: of.name().into(),
+        factor: group,
+        levels,
+        level_of: hypotheses.map(|h| joint.value(of as usize, h) as u8).collect(),
+        ordered: true,
+        ask: format!(
+            "How high do you think I am on {}, on a scale from 1 (very low) to {levels} (very high)? Reply with the \
+             number only.",
+            of.name().replace('_', " ")
+        ),
+    }
 }
 
 /// The personality world; see the module's documentation.
@@ -298,7 +334,7 @@ pub(super) fn world(config: &PersonalityConfig) -> Result<ItemWorld> {
 /// # Errors
 /// None, as long as the texts are right.
 pub(super) fn world_of(questionnaire: Questionnaire, order: Order) -> Result<ItemWorld> {
-    let Questionnaire { joint, items } = questionnaire;
+    let Questionnaire { joint, items, attributes } = questionnaire;
     ItemWorld::new(ItemWorldParts {
         name: "personality".into(),
         rounds: None,
@@ -306,6 +342,7 @@ pub(super) fn world_of(questionnaire: Questionnaire, order: Order) -> Result<Ite
         order,
         factors: joint.factors,
         items,
+        attributes,
         question: "Item {{ place }}: {{ text }}",
         text: TextTemplates {
             opening: &format!("{TASK}\n{{{{ question }}}}"),

@@ -13,7 +13,7 @@ use super::flights::{Feature, FlightsConfig};
 use super::ipip::{ITEMS, Trait};
 use super::items::ItemWorld;
 use super::personality::{self, PersonalityConfig};
-use super::{Factor, Question, Reward, Weights};
+use super::{Factor, Likelihood, Question, Reward, Weights};
 use crate::error::usage;
 use crate::rng::Stream;
 
@@ -146,7 +146,7 @@ impl TraitFlights {
             let levels = [level(0), level(1), level(2), level(3), level(4)];
             cells.extend(config.features.iter().map(|feature| config.mapping.weight(*feature, levels)));
         }
-        let weights = Weights { dimensions: config.features.len(), cells };
+        let weights = Weights::new(config.features.len(), cells);
         let flights = choice::published(choice::Published {
             name: "trait_flights",
             noun: "flight",
@@ -178,6 +178,34 @@ impl TraitFlights {
         let mut questions = self.items.questions(self.n_items.min(rounds), draws);
         questions.extend(self.option_sets(rounds - questions.len(), draws));
         questions
+    }
+
+    /// The questionnaire that comes first.
+    pub(super) fn items(&self) -> &ItemWorld {
+        &self.items
+    }
+
+    /// Rounds of items.
+    pub(super) fn bank_rounds(&self) -> usize {
+        self.n_items
+    }
+
+    /// Whether answers, as the teacher supposes them, can only rule hypotheses out.
+    pub(super) fn answers_only_rule_out(&self) -> bool {
+        self.flights.answers_only_rule_out() && (self.n_items == 0 || self.items.answers_only_rule_out())
+    }
+
+    /// As [`ChoiceWorld::best_question`]; `is_better` is shown the factor too.
+    pub(super) fn best_question(
+        &self,
+        place: usize,
+        candidates: usize,
+        draws: &mut Stream,
+        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
+    ) -> Question {
+        let mut is_better = |likelihood: &Likelihood| is_better(likelihood, self.factor);
+        let question = self.flights.best_question(place, candidates, draws, &mut is_better);
+        Question { factor: self.factor, ..question }
     }
 
     /// Flights alone.

@@ -75,6 +75,7 @@ pub(super) fn world(
         supposed,
         question: question.get_ref(),
         text: templates(&file.text),
+        option: "an option".into(),
     })
     .map_err(|wrong| place_text_mistake(&file.text, wrong))
 }
@@ -229,6 +230,6 @@ fn listed(
         return mistake(&file.hypotheses[0], format!("the priors of the hypotheses sum to {sum}, not to 1"));
     }
     prior.iter_mut().for_each(|p| *p /= sum);
-    let weights = Weights { dimensions: attributes.len(), cells };
+    let weights = Weights::new(attributes.len(), cells);
     Ok((Factor { name: "preferences".into(), prior }, weights))
 }

@@ -7,10 +7,11 @@ use toml::{Spanned, Value};
 use super::file::{GradedTable, QuestionTable, QuestionnaireTable, Rows, WorldFile};
 use super::mistake::{Mistake, mistake};
 use super::{check_options, check_users, distribution, place_text_mistake, prior, templates};
-use crate::world::graded::graded_response;
+use crate::world::attribute::MOST_LEVELS;
+use crate::world::graded::{GradedItem, graded_response};
 use crate::world::items::{ItemParts, ItemWorld, ItemWorldParts, Order};
 use crate::world::joint::{Joint, MOST_HYPOTHESES};
-use crate::world::{Factor, Likelihood, Reward};
+use crate::world::{Attribute, Factor, Likelihood, Reward};
 
 /// What can be true of a user in one respect.
 struct Respect {
@@ -65,10 +66,13 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
                 format!("{hypotheses} hypotheses × {} options are too many", labels.len()),
             );
         }
-        let log_probs = match (&asked.table, &asked.graded) {
-            (Some(table), None) => table_rows(table, on, &respects, &joint, factor, labels.len())?,
+        let (log_probs, graded) = match (&asked.table, &asked.graded) {
+            (Some(table), None) => (table_rows(table, on, &respects, &joint, factor, labels.len())?, None),
             (None, Some(graded)) => {
-                graded_rows(question, graded, common, on, &respects, &joint, factor, labels.len())?
+                let model = graded_model(question, graded, common, on, &respects, labels.len())?;
+                let hypotheses = 0..joint.factors[factor].prior.len();
+                let rows = hypotheses.clone().flat_map(|h| model.answers(&joint, h)).collect();
+                (rows, model.of_one_level(&joint, hypotheses, teacher_lapse))
             }
             _ => return mistake(question, "a question needs either `table` or `graded`"),
         };
@@ -87,6 +91,7 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
             },
             behaviour,
             reward: if ordered { Reward::Nearness } else { Reward::Match },
+            graded,
         });
     }
     // Groups are numbered without gaps, in the order of the factors.
@@ -106,12 +111,14 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
         );
         return mistake(rounds, message);
     }
+    let attributes = attributes(&respects, &joint);
     ItemWorld::new(ItemWorldParts {
         name,
         rounds,
         population: file.population.as_ref().map(|population| *population.get_ref()),
         order: common.order,
         factors: joint.factors,
+        attributes,
         items,
         question: file.text.question.as_ref().map_or("{{ text }}", |question| question.get_ref()),
         text: templates(&file.text),
@@ -155,6 +162,29 @@ fn factors(file: &WorldFile) -> Result<(Vec<Respect>, Vec<Factor>), Mistake> {
         return mistake(&file.questions[0], "there are [[questions]] but no [[factors]] for them to bear on");
     }
     Ok((respects, factors))
+}
+
+/// The factors as declared, whatever was joined; those of a single value or of too many are left out.
+fn attributes(respects: &[Respect], joint: &Joint) -> Vec<Attribute> {
+    let attribute = |(f, respect): (usize, &Respect)| {
+        let (group, levels) = (joint.group(f), respect.values.len());
+        let hypotheses = 0..joint.factors[group].prior.len();
+        let name = respect.name.replace('_', " ");
+        let meaning: Vec<String> =
+            respect.values.iter().enumerate().map(|(i, value)| format!("{} means {value}", i + 1)).collect();
+        (2..=MOST_LEVELS).contains(&levels).then(|| Attribute {
+            name: respect.name.clone(),
+            factor: group,
+            levels,
+            level_of: hypotheses.map(|h| joint.value(f, h) as u8).collect(),
+            ordered: respect.numbers.is_some(),
+            ask: format!(
+                "What do you think my {name} is, from 1 to {levels}? {}. Reply with the number only.",
+                meaning.join(", ")
+            ),
+        })
+    };
+    respects.iter().enumerate().filter_map(attribute).collect()
 }
 
 /// The users' lapse and the one that the teacher supposes.
@@ -279,18 +309,55 @@ fn flatten(
     Ok(())
 }
 
-/// The log-probabilities of a graded response under every hypothesis of the group that its factors are in.
-#[expect(clippy::too_many_arguments, reason = "what a question is made of; it has one caller")]
-fn graded_rows(
+/// A graded response on the weighted sum of some factors' values.
+struct GradedModel<'a> {
+    slope: f64,
+    thresholds: &'a [f64],
+    reversed: bool,
+    /// Each factor, its loading and its values.
+    weighted: Vec<(usize, f64, &'a [f64])>,
+}
+
+impl GradedModel<'_> {
+    /// The log-probabilities of the answers under a hypothesis of the group that the factors are in.
+    fn answers(&self, joint: &Joint, hypothesis: usize) -> Vec<f64> {
+        let weighted = self.weighted.iter();
+        let level =
+            weighted.map(|(f, loading, numbers)| loading * numbers[joint.value(*f, hypothesis)]).sum();
+        let mut answers = graded_response(self.slope, self.thresholds, level);
+        if self.reversed {
+            answers.reverse();
+        }
+        answers
+    }
+
+    /// Where it is a function of one factor alone.
+    fn of_one_level(
+        &self,
+        joint: &Joint,
+        hypotheses: std::ops::Range<usize>,
+        lapse: f64,
+    ) -> Option<GradedItem> {
+        let [(factor, loading, numbers)] = self.weighted[..] else { return None };
+        Some(GradedItem {
+            slope: self.slope,
+            thresholds: self.thresholds.into(),
+            loading,
+            lapse,
+            levels: hypotheses.map(|h| numbers[joint.value(factor, h)]).collect(),
+        })
+    }
+}
+
+/// Checks a graded response.
+fn graded_model<'a>(
     question: &Spanned<QuestionTable>,
-    graded: &Spanned<GradedTable>,
-    common: &QuestionnaireTable,
+    graded: &'a Spanned<GradedTable>,
+    common: &'a QuestionnaireTable,
     on: &[usize],
-    respects: &[Respect],
-    joint: &Joint,
-    group: usize,
+    respects: &'a [Respect],
     options: usize,
-) -> Result<Vec<f64>, Mistake> {
+) -> Result<GradedModel<'a>, Mistake> {
     let model = graded.get_ref();
     let slope = match model.slope.as_ref().or(common.slope.as_ref()) {
         Some(slope) if *slope.get_ref() > 0.0 && slope.get_ref().is_finite() => *slope.get_ref(),
@@ -319,16 +386,7 @@ fn graded_rows(
             return mistake(graded, format!("the values of {} are not all numbers", respect.name));
         };
         let loading = model.loadings.get(&respect.name).map_or(1.0, |loading| *loading.get_ref());
-        weighted.push((factor, loading, numbers));
+        weighted.push((factor, loading, numbers.as_slice()));
     }
-    let of_hypothesis = |hypothesis: usize| {
-        let level =
-            weighted.iter().map(|(f, loading, numbers)| loading * numbers[joint.value(*f, hypothesis)]).sum();
-        let mut answers = graded_response(slope, steps, level);
-        if model.reversed {
-            answers.reverse();
-        }
-        answers
-    };
-    Ok((0..joint.factors[group].prior.len()).flat_map(of_hypothesis).collect())
+    Ok(GradedModel { slope, thresholds: steps, reversed: model.reversed, weighted })
 }
