@@ -596,7 +596,8 @@ fn parse_flight(line: &str) -> [i64; 4] {
     let parts: Vec<&str> = line.split(", ").collect();
     [0, 1, 2, 3].map(|f| {
         let levels = features[f].levels();
-        let level = (0..levels).find(|&level| features[f].text(level) == parts[f]).unwrap();
+        let is_there = |level: &usize| parts[f].ends_with(&format!(": {}", features[f].text(*level)));
+        let level = (0..levels).find(is_there).unwrap();
         (level * 10 / (levels - 1)) as i64
     })
 }
