@@ -4,6 +4,7 @@ mod bench;
 mod card;
 mod chat;
 mod compare;
+mod doctor;
 mod environment;
 mod eval;
 mod export;
@@ -118,6 +119,8 @@ enum Command {
         #[command(flatten)]
         set: Settings,
     },
+    /// Tell what this machine has, and what to do about what is missing
+    Doctor,
     /// Talk to a model, with or without an adapter
     Chat(chat::ChatArgs),
     /// Time training steps on random weights of a named shape
@@ -221,6 +224,7 @@ fn execute(command: Command) -> Result<Done> {
             eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
         }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
+        Command::Doctor => doctor::command(&context),
         Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Report { run } => report::command(&run),

@@ -87,10 +87,59 @@ pub fn plan(work: &Work) -> Memory {
     let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
     let dense = match storage {
         Storage::Dense => 0,
-        _ => 2 * d * f * size,
+        // Gate and up at once; blocks become f32 first.
+        _ => 2 * d * f * size + if dtype == DType::F32 { 0 } else { d * f * 4 },
     };
     let rows = answers.min((LOGITS_AT_ONCE / model.vocab_size).max(1));
     let wide = if dtype == DType::F64 { 8 } else { 4 };
     let head = rows * model.vocab_size * (size + 2 * wide);
     Memory { weights, trained, kept, working: head.max(backward + again + dense) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::model::shapes;
+
+    /// An 8B model trains on a card of 12 GB and a 14B model on one of 24 GB: 4 bits, recomputation, r 16, 2,048 tokens.
+    #[test]
+    fn four_bit_models_fit_common_cards() {
+        let lora = LoraConfig { r: 16, ..LoraConfig::default() };
+        for (name, gigabytes) in [("llama-3.1-8b", 11.0), ("qwen3-8b", 11.0), ("qwen2.5-14b", 22.0)] {
+            let model = shapes::config(name).unwrap();
+            let plan = plan(&Work {
+                model: &model,
+                dtype: DType::BF16,
+                storage: Storage::Q4K,
+                lora: Some(&lora),
+                tokens: 2048,
+                answers: 60,
+                keep: Keep::BlockInputs,
+            });
+            assert!(plan.total() as f64 <= gigabytes * 1e9, "{name}: {plan:?}");
+        }
+    }
+
+    /// The weights of a model are its parameters times their size, and 4.5 bits of every weight in a linear with Q4_K.
+    #[test]
+    fn weights_are_counted_by_hand() {
+        let model = shapes::config("small").unwrap();
+        let with = |storage| {
+            plan(&Work {
+                model: &model,
+                dtype: DType::F32,
+                storage,
+                lora: None,
+                tokens: 1,
+                answers: 1,
+                keep: Keep::Nothing,
+            })
+        };
+        let linears = 8 * (512 * 512 * 2 + 2 * 512 * 256 + 3 * 512 * 1536);
+        let rest = 32_000 * 512 + 8 * 2 * 512 + 512;
+        assert_eq!(with(Storage::Dense).weights, 4 * (linears + rest));
+        assert_eq!(with(Storage::Q4K).weights, linears / 16 * 9 + 4 * rest);
+        assert_eq!(with(Storage::Dense).trained, 16 * (linears + rest));
+    }
 }
