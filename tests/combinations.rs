@@ -5,12 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "common/witness.rs"]
+mod witness;
+
 use std::path::Path;
 
 use bayesteach::episode::{Answer, Episode};
 use bayesteach::rng;
 use bayesteach::teacher::{DriftTo, Evidence, Kind, SplitConfig, TeacherConfig, WorldName, simulate, teach};
 use bayesteach::world::choice::{ChoiceRule, SupposedRule};
+use witness::{assert_same, flight_users, parse_flight};
 
 fn episode(config: &TeacherConfig, seed: u64, user: usize) -> Episode {
     config.validate().unwrap();
@@ -24,13 +28,6 @@ fn episode(config: &TeacherConfig, seed: u64, user: usize) -> Episode {
 fn turns(episode: &Episode) -> Vec<(&str, &Answer)> {
     let pairs = episode.messages.chunks(2);
     pairs.map(|pair| (pair[0].content.as_str(), pair[1].answer.as_ref().unwrap())).collect()
-}
-
-fn assert_same(what: &str, computed: &[f64], expected: &[f64]) {
-    assert_eq!(computed.len(), expected.len(), "{what}");
-    for (a, b) in computed.iter().zip(expected) {
-        assert!((a - b).abs() < 1e-9, "{what}: {computed:?}, expected {expected:?}");
-    }
 }
 
 /// Σ_x P(x) Σ_u P(u | x) ln(P(u | x) / P(u)): how far an answer is expected to move the posterior.
@@ -69,18 +66,6 @@ fn first_highest(values: &[f64]) -> usize {
 
 // ------------------------------------------------------------------------------------------------------------- hotels
 
-/// All weight vectors in halves but zero.
-fn users() -> Vec<[i64; 4]> {
-    let mut users = Vec::new();
-    for i in 0..625 {
-        let user = [i / 125 - 2, i / 25 % 5 - 2, i / 5 % 5 - 2, i % 5 - 2];
-        if user != [0; 4] {
-            users.push(user);
-        }
-    }
-    users
-}
-
 /// Who takes the option of highest weighted sum (features in fortieths, exactly), or any with the probability `lapse`.
 fn choices(users: &[[i64; 4]], options: &[[i64; 4]], lapse: f64) -> Vec<Vec<f64>> {
     let of_user = |user: &[i64; 4]| {
@@ -117,7 +102,7 @@ fn hotel_text(levels: &[usize; 4]) -> String {
 /// users who do.
 #[test]
 fn chosen_hotels_by_brute_force() {
-    let users = users();
+    let users = flight_users();
     for lapse in [0.0, 0.25] {
         let mut config = TeacherConfig::new(WorldName::Hotels);
         config.evidence = Evidence::Eig;
@@ -156,25 +141,9 @@ fn chosen_hotels_by_brute_force() {
 
 // ------------------------------------------------------------------------------------------------- noisy flights
 
-/// The levels of departure, duration, stops and price in tenths, read from an option's line.
-fn parse_flight(line: &str) -> [i64; 4] {
-    let part = |name: &str| line.split(", ").find_map(|p| p.strip_prefix(name)).unwrap();
-    let clock = part("departure time: ");
-    let (hour, minute): (i64, i64) = (clock[..2].parse().unwrap(), clock[3..5].parse().unwrap());
-    let minutes = (hour % 12 + if clock.ends_with("PM") { 12 } else { 0 }) * 60 + minute;
-    let mut span = 0;
-    let words: Vec<&str> = part("duration: ").split(' ').collect();
-    for pair in words.chunks(2) {
-        span += pair[0].parse::<i64>().unwrap() * if pair[1] == "hr" { 60 } else { 1 };
-    }
-    let stops: i64 = part("number of stops: ").parse().unwrap();
-    let price: i64 = part("price: $").parse().unwrap();
-    [(minutes - 360) / 96, (span - 30) / 117, 5 * stops, (price - 100) / 90]
-}
-
 #[test]
 fn a_tempered_teacher_of_noisy_flights_by_brute_force() {
-    let users = users();
+    let users = flight_users();
     let mut config = TeacherConfig::new(WorldName::Flights);
     config.kind = Kind::Tempered;
     config.tempered.power = 2.5;

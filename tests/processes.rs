@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it measured")]
 
+#[path = "common/witness.rs"]
+mod witness;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use bayesteach::world::hidden_markov::HiddenMarkov;
 use bayesteach::world::hmm::{Format, Hmm, HmmConfig, Inference};
 use bayesteach::world::process::{Outcome, Process, Query, Source};
 use bayesteach::world::regression::{FunctionPrior, Regression, RegressionConfig};
+use witness::assert_near;
 
 const WORLDS: [WorldName; 4] = [WorldName::Coins, WorldName::Markov, WorldName::Hmm, WorldName::Regression];
 
@@ -43,13 +47,6 @@ fn configured(world: WorldName, toml: &str) -> TeacherConfig {
 
 fn run(config: &TeacherConfig, seed: u64, dir: &Path) -> TeacherSummary {
     teach(config, &SplitConfig::default(), seed, dir, &|_, _| {}).unwrap()
-}
-
-fn assert_near(what: &str, computed: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (computed - expected).abs() <= tolerance,
-        "{what}: {computed:.12}, expected {expected} ± {tolerance}"
-    );
 }
 
 fn assert_all_near(what: &str, computed: &[f64], expected: &[f64], tolerance: f64) {

@@ -8,6 +8,9 @@
 
 mod common;
 
+#[path = "common/witness.rs"]
+mod witness;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,31 +22,16 @@ use bayesteach::teacher::{
     Decision, DriftTo, Evidence, Kind, Posterior, SplitConfig, Targets, TeacherConfig, TeacherSummary,
     Transition, WorldName, simulate, teach,
 };
-use bayesteach::world::flights::Feature;
 use bayesteach::world::personality::Order;
 use bayesteach::world::{Factor, Likelihood, Question, Reward, ipip};
+use witness::{
+    all_episodes, assert_near, assert_same, flight_choice, flight_users, parse_flight, published_item,
+};
 
 fn run(config: &TeacherConfig, seed: u64) -> (TeacherSummary, Vec<Episode>) {
     let dir = tempfile::tempdir().unwrap();
     let summary = teach(config, &SplitConfig::default(), seed, dir.path(), &|_, _| {}).unwrap();
     (summary, all_episodes(dir.path()))
-}
-
-fn all_episodes(dir: &Path) -> Vec<Episode> {
-    let files = ["train.jsonl", "validation.jsonl", "test.jsonl"];
-    files.iter().flat_map(|file| episode::read(&dir.join(file)).unwrap()).collect()
-}
-
-fn assert_near(what: &str, computed: f64, expected: f64, tolerance: f64) {
-    let distance = (computed - expected).abs();
-    assert!(distance <= tolerance, "{what}: {computed:.4}, expected {expected} ± {tolerance}");
-}
-
-fn assert_same(what: &str, computed: &[f64], expected: &[f64]) {
-    assert_eq!(computed.len(), expected.len(), "{what}");
-    for (a, b) in computed.iter().zip(expected) {
-        assert!((a - b).abs() <= 1e-9, "{what}: {computed:?}, expected {expected:?}");
-    }
 }
 
 // ------------------------------------------------------------------------------------------- random small worlds
@@ -323,18 +311,6 @@ fn simulation_based_calibration() {
 
 // --------------------------------------------------------------------------------------- evidence, as published
 
-/// The 624 preferences in halves.
-fn flight_users() -> Vec<[i64; 4]> {
-    let user = |code: i64| [code / 125 - 2, code / 25 % 5 - 2, code / 5 % 5 - 2, code % 5 - 2];
-    (0..625).map(user).filter(|user| *user != [0; 4]).collect()
-}
-
-fn flight_choice(user: &[i64; 4], options: &[[i64; 4]]) -> usize {
-    let reward = |o: &[i64; 4]| -> i64 { user.iter().zip(o).map(|(w, x)| w * x).sum() };
-    let best = options.iter().map(reward).max().unwrap();
-    options.iter().position(|o| reward(o) == best).unwrap()
-}
-
 fn random_level(feature: usize, draws: &mut Stream) -> i64 {
     if feature == 2 { 5 * draws.below(3) as i64 } else { draws.below(11) as i64 }
 }
@@ -590,18 +566,6 @@ fn told(text: &str, said: &str) -> Option<usize> {
     Some(told.trim_end_matches('.').parse::<usize>().unwrap() - 1)
 }
 
-/// A flight's levels in tenths.
-fn parse_flight(line: &str) -> [i64; 4] {
-    let features = [Feature::DepartureTime, Feature::Duration, Feature::NumberOfStops, Feature::Price];
-    let parts: Vec<&str> = line.split(", ").collect();
-    [0, 1, 2, 3].map(|f| {
-        let levels = features[f].levels();
-        let is_there = |level: &usize| parts[f].ends_with(&format!(": {}", features[f].text(*level)));
-        let level = (0..levels).find(is_there).unwrap();
-        (level * 10 / (levels - 1)) as i64
-    })
-}
-
 /// Goes through flight episodes with a linear-space filter over the 624 users: a prior, and a step between rounds.
 /// Also checks every reported belief against the filter's marginal.
 fn check_flights(episodes: &[Episode], prior: &[f64], step: &dyn Fn(&[f64]) -> Vec<f64>) {
@@ -741,20 +705,13 @@ fn knowing_that_users_change_is_being_calibrated() {
     assert!(beliefs.ece < 2.5 * beliefs.ece_expected, "{beliefs:?}");
 }
 
-/// P(answer) as differences of logistic functions, without the care that the library takes.
-fn direct_grm(level: f64) -> [f64; 5] {
-    let reached = |threshold: f64| 1.0 / (1.0 + (-1.955 * (level - threshold)).exp());
-    let p = [-1.084, -0.361, 0.361, 1.084].map(reached);
-    [1.0 - p[0], p[0] - p[1], p[1] - p[2], p[2] - p[3], p[3]]
-}
-
 /// Carries the joint posterior over all 3,125 users through the text, with every answer's evidence kept apart.
 #[test]
 fn tempered_and_forgetful_teachers_of_the_questionnaire_by_joint_enumeration() {
     let items: HashMap<&str, (usize, bool)> = (ipip::ITEMS.iter().enumerate())
         .map(|(i, item)| (item.text, (i % 5, item.key == ipip::Key::Negative)))
         .collect();
-    let levels: Vec<[f64; 5]> = (-2..=2).map(|level| direct_grm(f64::from(level))).collect();
+    let levels: Vec<[f64; 5]> = (-2..=2).map(|level| published_item(f64::from(level))).collect();
     let likelihood = |user: usize, (trait_index, negative): (usize, bool), answer: usize| {
         let level = user / 5_usize.pow(4 - trait_index as u32) % 5;
         levels[level][if negative { 4 - answer } else { answer }]

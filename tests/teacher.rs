@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it measured")]
 
+#[path = "common/witness.rs"]
+mod witness;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
@@ -19,6 +22,9 @@ use bayesteach::teacher::{
 use bayesteach::world::flights::Feature;
 use bayesteach::world::personality::Order;
 use bayesteach::world::{World, ipip};
+use witness::{
+    all_episodes, assert_near, flight_choice, flight_reward, flight_users, parse_flight, published_item,
+};
 
 fn run(config: &TeacherConfig, seed: u64, dir: &Path) -> TeacherSummary {
     teach(config, &SplitConfig::default(), seed, dir, &|_, _| {}).unwrap()
@@ -26,13 +32,6 @@ fn run(config: &TeacherConfig, seed: u64, dir: &Path) -> TeacherSummary {
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
-}
-
-fn assert_near(what: &str, computed: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (computed - expected).abs() <= tolerance,
-        "{what}: {computed:.4}, expected {expected} ± {tolerance}"
-    );
 }
 
 // ---------------------------------------------------------------------------------------------- published curves
@@ -141,7 +140,7 @@ fn personality_curve_by_exact_enumeration() {
             let mut orders = factorial(n);
             counts.iter().for_each(|&count| orders /= factorial(count));
             let of_level = |level: f64| -> f64 {
-                let probs = direct_grm(level);
+                let probs = published_item(level);
                 0.2 * counts.iter().zip(probs).map(|(&c, p)| p.powi(c as i32)).product::<f64>()
             };
             let probability = orders * (-2..=2).map(|level| of_level(f64::from(level))).sum::<f64>();
@@ -237,11 +236,6 @@ fn the_teacher_is_calibrated() {
 
 // ------------------------------------------------------------------------------------- brute force from the text
 
-fn all_episodes(dir: &Path) -> Vec<Episode> {
-    let files = ["train.jsonl", "validation.jsonl", "test.jsonl"];
-    files.iter().flat_map(|file| episode::read(&dir.join(file)).unwrap()).collect()
-}
-
 /// Reads options and feedback as text, keeps the users that would have chosen likewise, and counts their choices.
 #[test]
 fn flights_by_brute_force() {
@@ -262,13 +256,7 @@ fn flights_by_brute_force() {
 }
 
 fn check_flights_episode(episode: &Episode, decision: Decision) {
-    let mut users: Vec<[i64; 4]> = Vec::new();
-    for code in 0..625 {
-        let user = [code / 125 - 2, code / 25 % 5 - 2, code / 5 % 5 - 2, code % 5 - 2];
-        if user != [0; 4] {
-            users.push(user);
-        }
-    }
+    let mut users = flight_users();
     let mut options_before: Vec<[i64; 4]> = Vec::new();
     let mut said_before = String::new();
     for (round, pair) in episode.messages.chunks(2).enumerate() {
@@ -315,53 +303,13 @@ fn check_flights_episode(episode: &Episode, decision: Decision) {
     assert!(users.contains(&user));
 }
 
-fn flight_reward(user: &[i64; 4], option: &[i64; 4]) -> i64 {
-    user.iter().zip(option).map(|(w, x)| w * x).sum()
-}
-
-fn flight_choice(user: &[i64; 4], options: &[[i64; 4]]) -> usize {
-    let best = options.iter().map(|o| flight_reward(user, o)).max().unwrap();
-    options.iter().position(|o| flight_reward(user, o) == best).unwrap()
-}
-
-/// The four features in tenths, from the text.
-fn parse_flight(line: &str) -> [i64; 4] {
-    let values: Vec<&str> = line.split(", ").map(|part| part.split_once(": ").unwrap().1).collect();
-    let number = |text: &str| text.parse::<i64>().unwrap();
-    let (clock, half) = values[0].split_once(' ').unwrap();
-    let (hour, minute) = clock.split_once(':').unwrap();
-    let hour = number(hour) % 12 + if half == "PM" { 12 } else { 0 };
-    let mut duration = 0;
-    let words: Vec<&str> = values[1].split(' ').collect();
-    for pair in words.chunks(2) {
-        duration += number(pair[0]) * if pair[1] == "hr" { 60 } else { 1 };
-    }
-    let tenths = [
-        (hour * 60 + number(minute) - 360) as f64 / 96.0,
-        (duration - 30) as f64 / 117.0,
-        number(values[2]) as f64 * 5.0,
-        (number(values[3].trim_start_matches('$')) - 100) as f64 / 90.0,
-    ];
-    tenths.map(|t| {
-        assert!(t.fract() == 0.0 && (0.0..=10.0).contains(&t), "{line}");
-        t as i64
-    })
-}
-
-/// P(answer) as differences of logistic functions, without the care that the library takes.
-fn direct_grm(level: f64) -> [f64; 5] {
-    let reached = |threshold: f64| 1.0 / (1.0 + (-1.955 * (level - threshold)).exp());
-    let p = [-1.084, -0.361, 0.361, 1.084].map(reached);
-    [1.0 - p[0], p[0] - p[1], p[1] - p[2], p[2] - p[3], p[3]]
-}
-
 /// Carries the joint posterior over all 3,125 users through the text of whole episodes.
 #[test]
 fn personality_by_joint_enumeration() {
     let items: HashMap<&str, (usize, bool)> = (ipip::ITEMS.iter().enumerate())
         .map(|(i, item)| (item.text, (i % 5, item.key == ipip::Key::Negative)))
         .collect();
-    let levels: Vec<[f64; 5]> = (-2..=2).map(|level| direct_grm(f64::from(level))).collect();
+    let levels: Vec<[f64; 5]> = (-2..=2).map(|level| published_item(f64::from(level))).collect();
     for order in [Order::Shuffled, Order::Interleaved, Order::Blocked] {
         let dir = temporary();
         let mut config = TeacherConfig {

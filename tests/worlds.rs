@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it measured")]
 
+#[path = "common/witness.rs"]
+mod witness;
+
 use std::collections::HashMap;
 use std::path::Path;
 
-use bayesteach::episode::{self, Episode};
+use bayesteach::episode::Episode;
 use bayesteach::metrics::argmax;
 use bayesteach::rng;
 use bayesteach::teacher::{
@@ -15,17 +18,11 @@ use bayesteach::world::choice::{ChoiceRule, SupposedRule};
 use bayesteach::world::ipip;
 use bayesteach::world::personality::{Order, SupposedItems};
 use bayesteach::world::trait_flights::Mapping;
+use witness::{all_episodes, assert_near, graded, parse_flight, published_item};
 
 fn run(config: &TeacherConfig, seed: u64) -> TeacherSummary {
     let dir = tempfile::tempdir().unwrap();
     teach(config, &SplitConfig::default(), seed, dir.path(), &|_, _| {}).unwrap()
-}
-
-fn assert_near(what: &str, computed: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (computed - expected).abs() <= tolerance,
-        "{what}: {computed:.4}, expected {expected} ± {tolerance}"
-    );
 }
 
 /// The mean over seeds of one number on held-out option sets, by the number of rounds observed.
@@ -119,8 +116,7 @@ fn declared(path: &str) -> WorldName {
 fn episodes(config: &TeacherConfig, seed: u64) -> Vec<Episode> {
     let dir = tempfile::tempdir().unwrap();
     teach(config, &SplitConfig::default(), seed, dir.path(), &|_, _| {}).unwrap();
-    let files = ["train.jsonl", "validation.jsonl", "test.jsonl"];
-    files.iter().flat_map(|file| episode::read(&dir.path().join(file)).unwrap()).collect()
+    all_episodes(dir.path())
 }
 
 #[test]
@@ -682,12 +678,6 @@ fn a_teacher_mistaken_about_the_items_is_worse() {
     }
 }
 
-/// P(answer) at a level, as differences of logistic functions.
-fn graded(slope: f64, thresholds: [f64; 4], level: f64) -> [f64; 5] {
-    let p = thresholds.map(|t| 1.0 / (1.0 + (-slope * (level - t)).exp()));
-    [1.0 - p[0], p[0] - p[1], p[1] - p[2], p[2] - p[3], p[3]]
-}
-
 /// Items that load on two traits, or have parameters of their own, and lapses, against the joint posterior over all
 /// 3,125 users.
 #[test]
@@ -766,23 +756,6 @@ fn check_by_joint_enumeration<const N: usize>(
 
 // -------------------------------------------------------------------------------------------------- trait flights
 
-/// The four features in [0, 1], from the text.
-fn parse_flight(line: &str) -> [f64; 4] {
-    let values: Vec<&str> = line.split(", ").map(|part| part.split_once(": ").unwrap().1).collect();
-    let number = |text: &str| text.parse::<f64>().unwrap();
-    let (clock, half) = values[0].split_once(' ').unwrap();
-    let (hour, minute) = clock.split_once(':').unwrap();
-    let hour = number(hour) % 12.0 + if half == "PM" { 12.0 } else { 0.0 };
-    let words: Vec<&str> = values[1].split(' ').collect();
-    let duration: f64 = words.chunks(2).map(|w| number(w[0]) * if w[1] == "hr" { 60.0 } else { 1.0 }).sum();
-    [
-        (hour * 60.0 + number(minute) - 360.0) / 960.0,
-        (duration - 30.0) / 1170.0,
-        number(values[2]) / 2.0,
-        (number(values[3].trim_start_matches('$')) - 100.0) / 900.0,
-    ]
-}
-
 /// Items first, then flights, in one dialogue, against the joint posterior over all 3,125 users.
 #[test]
 fn flights_from_traits_by_joint_enumeration() {
@@ -818,7 +791,7 @@ fn flights_from_traits_by_joint_enumeration() {
                 let i = items.iter().position(|text| *text == ask.rsplit_once(": ").unwrap().1).unwrap();
                 let of_user = |user: usize| {
                     let level = (user / 5_usize.pow(4 - (i % 5) as u32) % 5) as f64 - 2.0;
-                    let mut probs = graded(1.955, [-1.084, -0.361, 0.361, 1.084], level);
+                    let mut probs = published_item(level);
                     if ipip::ITEMS[i].key == ipip::Key::Negative {
                         probs.reverse();
                     }
@@ -843,7 +816,7 @@ fn flights_from_traits_by_joint_enumeration() {
                 let options: Vec<[f64; 4]> = text
                     .lines()
                     .filter(|line| line.starts_with("departure time: "))
-                    .map(parse_flight)
+                    .map(|line| parse_flight(line).map(|tenths| tenths as f64 / 10.0))
                     .collect();
                 let choice = |user: usize| {
                     let reward = |o: &[f64; 4]| weights(user).iter().zip(o).map(|(w, x)| w * x).sum::<f64>();

@@ -16,7 +16,7 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
 use crate::model::loading::Weights;
-use crate::model::lora::{Adapter, LoraConfig};
+use crate::model::lora::{self, Adapter, LoraConfig};
 use crate::model::memory::{self, Work};
 use crate::model::shapes;
 use crate::ops::linear;
@@ -115,8 +115,8 @@ pub(super) fn command(args: &BenchArgs) -> Result<Done> {
 }
 
 fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Report> {
-    let matmul_flops_per_second = matmul_rate(args.seq * args.batch, config, dtype, device)?;
     let storage = storage(&args.compute.quantization)?;
+    let matmul_flops_per_second = matmul_rate(args.seq * args.batch, config, dtype, device)?;
     let weights = Weights::random(0, config, dtype, device).stored_as(storage);
     let mut decoder = Decoder::new(&weights, config)?;
     let lora = LoraConfig { r: 8, alpha: 16.0, ..LoraConfig::default() };
@@ -218,11 +218,9 @@ fn sequences(args: &BenchArgs, vocabulary: usize) -> Vec<Sequence> {
 /// backward over the keys that a query sees.
 fn flops(args: &BenchArgs, config: &ModelConfig) -> f64 {
     let tokens = (args.seq * args.batch) as f64;
-    let (d, f) = (config.hidden_size, config.intermediate_size);
     let width = config.num_attention_heads * config.head_dim;
-    let kv_width = config.num_key_value_heads * config.head_dim;
-    let linears = (config.num_layers() * (2 * d * width + 2 * d * kv_width + 3 * d * f)) as f64;
-    let head = (config.vocab_size * d) as f64;
+    let linears = lora::linear_weights(config) as f64;
+    let head = (config.vocab_size * config.hidden_size) as f64;
     let pairs: usize = (config.layers.iter())
         .map(|layer| (1..=args.seq).map(|keys| keys.min(layer.window.unwrap_or(keys))).sum::<usize>())
         .sum();

@@ -14,6 +14,7 @@ use crate::config::storage;
 use crate::episode::Role;
 use crate::error::usage;
 use crate::hub::Files;
+use crate::metrics::log_sum_exp;
 use crate::model::decoder::{Decoder, Keep, Past, Tokens};
 use crate::rng::{self, Stream};
 use crate::tokens::{Pipeline, TokensConfig};
@@ -196,10 +197,9 @@ impl Chat<'_> {
             self.decoder.logits(&hidden)?.squeeze(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let logits: Vec<f32> = logits.to_vec1()?;
         ensure!(logits.iter().all(|l| !l.is_nan()), "the model's output is not a number");
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
-        let log_z = max + sum.ln() as f32;
-        Ok(logits.into_iter().map(|l| l - log_z).collect())
+        let wide: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
+        let log_z = log_sum_exp(&wide);
+        Ok(wide.into_iter().map(|l| (l - log_z) as f32).collect())
     }
 
     fn choose(&mut self, log_probs: &[f32]) -> u32 {

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
+mod allocator;
 mod bench;
 mod card;
 mod chat;
@@ -82,7 +83,7 @@ enum Command {
         /// The config file
         config: PathBuf,
         /// Continue from the last checkpoint, or from the one after STEP steps
-        #[arg(long, value_name = "STEP", num_args = 0..=1)]
+        #[arg(long, value_name = "STEP", num_args = 0..=1, value_parser = step_number)]
         resume: Option<Option<usize>>,
         /// With --resume: allow another number of steps although the schedule depends on it
         #[arg(long)]
@@ -166,6 +167,11 @@ struct Settings {
     values: Vec<String>,
 }
 
+/// The value of `--resume`, which swallows what stands behind it.
+fn step_number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "not a number of steps: the config file stands before --resume".into())
+}
+
 /// What commands share.
 struct Context {
     hub: HubSettings,
@@ -176,7 +182,7 @@ struct Context {
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted after a checkpoint was written.
 pub fn main() -> ExitCode {
-    environment::keep_freed_memory();
+    allocator::keep_freed_memory();
     let cli = Cli::parse();
     let threads = if let Command::Bench(args) = &cli.command { args.threads } else { None };
     match in_pool(threads, || execute(cli.command)) {

@@ -112,10 +112,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
         lengths: &lengths,
         dtype,
         storage: table.storage()?,
-        keep: match config.train.checkpointing {
-            Checkpointing::Block => Keep::BlockInputs,
-            Checkpointing::None | Checkpointing::Auto => Keep::Everything,
-        },
+        keep: config.train.checkpointing.keep(),
     };
     let available = device::available_memory(&device);
     let setting = match config.train.checkpointing {

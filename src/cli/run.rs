@@ -42,7 +42,7 @@ pub(super) fn run(
             note("baseline: already measured: kept");
             Base { measures: measures.clone(), examples: examples.clone() }
         }
-        _ => measure_base(&mut job, &test)?,
+        _ => measure_base(&mut job, &test, &inputs)?,
     };
 
     if finished {
@@ -60,7 +60,7 @@ pub(super) fn run(
             note("measure: already measured: kept");
             measured
         }
-        None => measure_adapter(&job, &test, base, adapter)?,
+        None => measure_adapter(&job, &test, &inputs, base, adapter)?,
     };
     print_tables(&measured.file);
     print("");
@@ -151,17 +151,23 @@ fn inputs(job: &Job, test: &TestSet) -> String {
 }
 
 /// Measures the base without an adapter, and keeps the result at once.
-fn measure_base(job: &mut Job, test: &TestSet) -> Result<Base> {
+fn measure_base(job: &mut Job, test: &TestSet, inputs: &str) -> Result<Base> {
     job.decoder.set_adapter(None)?;
-    let measured = measure_model(job, test, "baseline", Model::Baseline)?;
+    let measured = measure_model(job, test, inputs, Model::Baseline)?;
     measured.write(&job.config.run_dir())?;
     let measures = measured.file.baseline.context("the baseline was measured")?;
     Ok(Base { measures, examples: measured.examples })
 }
 
 /// Measures the trained adapter, and puts the base's result beside it.
-fn measure_adapter(job: &Job, test: &TestSet, base: Base, adapter: Option<String>) -> Result<Measured> {
-    let mut measured = measure_model(job, test, "measure", Model::FineTuned)?;
+fn measure_adapter(
+    job: &Job,
+    test: &TestSet,
+    inputs: &str,
+    base: Base,
+    adapter: Option<String>,
+) -> Result<Measured> {
+    let mut measured = measure_model(job, test, inputs, Model::FineTuned)?;
     measured.file.baseline = Some(base.measures);
     measured.file.adapter = adapter;
     for (episode, before) in measured.examples.iter_mut().zip(&base.examples) {
@@ -171,11 +177,15 @@ fn measure_adapter(job: &Job, test: &TestSet, base: Base, adapter: Option<String
     Ok(measured)
 }
 
-fn measure_model(job: &Job, test: &TestSet, title: &'static str, model: Model) -> Result<Measured> {
+fn measure_model(job: &Job, test: &TestSet, inputs: &str, model: Model) -> Result<Measured> {
+    let title = match model {
+        Model::Baseline => "baseline",
+        Model::FineTuned => "measure",
+    };
     let predictions = measure(title, &job.decoder, &test.sequences)?;
     let chosen = job.config.eval.choose_examples(test.sequences.len());
     Ok(Measured {
-        file: EvalFile { inputs: Some(inputs(job, test)), ..test.measured(model, &predictions)? },
+        file: EvalFile { inputs: Some(inputs.into()), ..test.measured(model, &predictions)? },
         examples: test.predicted(&chosen, model, &predictions),
     })
 }

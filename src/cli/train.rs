@@ -398,7 +398,14 @@ fn settle(
         };
     }
     let steps_per_epoch = data.train.len().div_ceil(config.train.batch_size);
-    config.train.max_steps = Some(config.train.total_steps(steps_per_epoch));
+    let steps = config.train.total_steps(steps_per_epoch);
+    if config.schedule.warmup_steps >= steps {
+        note(&format!(
+            "warning: all {steps} steps are warm-up (schedule.warmup_steps = {}): the learning rate never reaches {}",
+            config.schedule.warmup_steps, config.optimizer.lr
+        ));
+    }
+    config.train.max_steps = Some(steps);
     config.train.epochs = None;
     Ok((config, device, dtype))
 }
@@ -594,13 +601,7 @@ pub(super) fn fingerprint_of_adapter(dir: &Path) -> Result<String> {
 
 fn check_disk_space(config: &RunConfig, source: &Source) -> Result<()> {
     let parameters = match config.train.weights {
-        Trainable::Lora => {
-            let layer = config.lora.targets().into_iter().map(|name| {
-                let (d_out, d_in) = crate::model::lora::linear_shape(&source.config, name);
-                (d_out + d_in) * config.lora.r
-            });
-            layer.sum::<usize>() * source.config.num_layers()
-        }
+        Trainable::Lora => config.lora.parameter_count(&source.config),
         Trainable::All => source.config.parameter_count(),
     };
     // Weights and two moments in f32; the kept ones, the best one, one being written, and the result.

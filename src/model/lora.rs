@@ -230,3 +230,12 @@ pub fn linear_shape(model: &ModelConfig, linear: &str) -> (usize, usize) {
         _ => (f, d),
     }
 }
+
+/// How many weights the linears of all blocks have.
+pub fn linear_weights(model: &ModelConfig) -> usize {
+    let weights = |name: &&str| {
+        let (d_out, d_in) = linear_shape(model, name);
+        d_out * d_in
+    };
+    LINEARS.iter().map(weights).sum::<usize>() * model.num_layers()
+}

@@ -53,13 +53,9 @@ impl Memory {
 pub fn plan(work: &Work) -> Memory {
     let Work { model, dtype, storage, tokens, answers, .. } = *work;
     let size = dtype.size_in_bytes();
-    let linears: Vec<(usize, usize)> =
-        lora::LINEARS.iter().map(|name| lora::linear_shape(model, name)).collect();
-    let in_linears: usize =
-        linears.iter().map(|(d_out, d_in)| d_out * d_in).sum::<usize>() * model.num_layers();
-    let stored: usize =
-        linears.iter().map(|&shape| storage.bytes(shape, dtype)).sum::<usize>() * model.num_layers();
-    let weights = stored + (model.parameter_count() - in_linears) * size;
+    let of_linear = |name: &&str| storage.bytes(lora::linear_shape(model, name), dtype);
+    let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
+    let weights = in_linears + (model.parameter_count() - lora::linear_weights(model)) * size;
 
     let trained = match work.lora {
         Some(lora) => lora.parameter_count(model) * (4 * 4 + size),

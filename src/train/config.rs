@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::State;
 use crate::error::usage;
+use crate::model::decoder::Keep;
 use crate::model::gradients::Trainable;
 use crate::tokens::TargetKind;
 
@@ -155,12 +156,22 @@ impl Default for TrainConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// Settled at the first start: blocks where keeping everything would take more than 4 GiB.
+    /// Settled at the first start: blocks where keeping everything does not fit into the memory that is there.
     Auto,
     /// Keep everything.
     None,
     /// Keep each block's input only.
     Block,
+}
+
+impl Checkpointing {
+    /// What a forward keeps for its backward.
+    pub fn keep(self) -> Keep {
+        match self {
+            Self::Block => Keep::BlockInputs,
+            Self::None | Self::Auto => Keep::Everything,
+        }
+    }
 }
 
 /// The largest `batch_size`: a place in a batch has 24 bits in the keys of dropout.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 
 use super::checkpoint::{self, Best, State, Trained};
-use super::config::{Checkpointing, LossConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use super::config::{LossConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use super::loss::{LossSettings, step_sums};
 use super::metrics_log::{EvaluationRecord, MetricsLog, StepRecord};
 use super::optimizer::{AdamW, global_norm};
@@ -199,10 +199,7 @@ impl<'a> Session<'a> {
             loss: &self.settings.loss,
             trainable: self.settings.train.weights,
             micro_batch_tokens: self.settings.train.micro_batch_tokens,
-            keep: match self.settings.train.checkpointing {
-                Checkpointing::Block => Keep::BlockInputs,
-                Checkpointing::None | Checkpointing::Auto => Keep::Everything,
-            },
+            keep: self.settings.train.checkpointing.keep(),
             dropout: self.settings.lora.dropout,
             seed: self.settings.seed,
         }

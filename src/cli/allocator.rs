@@ -1,0 +1,13 @@
+//! How the allocator treats freed memory.
+
+/// Lets glibc's allocator keep what is freed: a training step frees and asks again for the same hundreds of megabytes,
+/// and giving them back to the system in between costs a twentieth of the time. Memory above 32 MB a piece still goes
+/// back at once.
+pub(super) fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "mallopt is called before there is any other thread")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 20);
+    }
+}
