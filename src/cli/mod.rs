@@ -8,6 +8,7 @@ mod doctor;
 mod environment;
 mod eval;
 mod export;
+mod import;
 mod inspect;
 mod interrupt;
 mod logits;
@@ -19,6 +20,7 @@ mod run;
 mod table;
 mod teach;
 mod train;
+mod validate;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -141,6 +143,20 @@ enum Command {
         /// A run directory
         run: PathBuf,
     },
+    /// Turn other people's data into episodes: published evaluation files, questionnaires, chat messages
+    Import(import::ImportArgs),
+    /// Check episode files, also tokenised ones, and list all problems with their lines
+    Validate {
+        /// Episode files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Check too that this model's tokenizer and chat template can take the episodes
+        #[arg(long, value_name = "SOURCE")]
+        model: Option<String>,
+        /// With --model: a chat template to use instead of the model's own, or "strict"
+        #[arg(long, default_value = "auto", requires = "model")]
+        template: String,
+    },
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
         #[command(flatten)]
@@ -230,6 +246,10 @@ fn execute(command: Command) -> Result<Done> {
         Command::Report { run } => report::command(&run),
         Command::Compare { runs, json } => compare::command(&runs, json),
         Command::Export(args) => export::command(&args, &context),
+        Command::Import(args) => import::command(&args),
+        Command::Validate { files, model, template } => {
+            validate::command(&files, model.as_deref(), &template, &context)
+        }
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }
