@@ -43,7 +43,7 @@
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
 //! | [`ops`] | linear with LoRA, RMSNorm, rotation, attention, gated activation, KL, dropout |
-//! | [`model`] | configs, weights, decoder, LoRA, PEFT's adapter format |
+//! | [`model`] | configs, weights (safetensors, GGUF), decoder, LoRA, PEFT's adapter format |
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
 //! | [`export`] | adapters and merged models for other programs: PEFT, safetensors, GGUF, MLX; model cards |

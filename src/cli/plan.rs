@@ -111,7 +111,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
         model,
         lengths: &lengths,
         dtype,
-        storage: table.storage()?,
+        storage: source.storage(table.storage()?),
         keep: match config.train.checkpointing {
             Checkpointing::Block => Keep::BlockInputs,
             Checkpointing::None | Checkpointing::Auto => Keep::Everything,

@@ -8,6 +8,7 @@
 
 mod batch;
 mod config;
+pub mod gguf;
 mod inspect;
 mod jinja;
 mod label;
