@@ -74,7 +74,10 @@ pub fn held_out(path: &Path, options: HeldOutOptions, config: &TeacherConfig, se
         None => (None, own_users(path, interactions.as_deref(), &mut problems)?),
     };
     let first = users.iter().find_map(|user| user.sets.first()?.options.first());
-    let first = first.with_context(|| format!("{}: there are no option sets in it", path.display()))?;
+    let Some(first) = first else {
+        ensure!(!problems.is_empty(), "{}: there are no option sets in it", path.display());
+        return Ok(Imported { problems, ..Imported::default() });
+    };
     let mut worlds = Worlds::new(config);
     let (_, place) = worlds.of(first, features.as_deref())?;
     let stem = stem(path);
