@@ -166,12 +166,20 @@ impl RunConfig {
     pub fn load(path: &Path, settings: &[String]) -> Result<Self> {
         let at = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {at}: {e}")))?;
-        let mut table: Table = toml::from_str(&text).map_err(|e| usage(format!("{at}: {e}")))?;
+        Self::parse(&text, &at.to_string(), settings)
+    }
+
+    /// As [`RunConfig::load`], from a text; `at` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn parse(text: &str, at: &str, settings: &[String]) -> Result<Self> {
+        let mut table: Table = toml::from_str(text).map_err(|e| usage(format!("{at}: {e}")))?;
         for setting in settings {
             apply(&mut table, setting)?;
         }
         let parsed = if settings.is_empty() {
-            toml::from_str(&text) // keeps line numbers for the error
+            toml::from_str(text) // keeps line numbers for the error
         } else {
             table.try_into()
         };

@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Problems, with_nearest_key};
+
 /// The version written and understood.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -121,24 +123,26 @@ impl Episode {
     /// Checks all that the rest of the program relies on.
     ///
     /// # Errors
-    /// Names the message and what is wrong with it.
+    /// Names the messages and what is wrong with them.
     pub fn validate(&self) -> Result<()> {
-        ensure!(
-            self.format_version == FORMAT_VERSION,
-            "format_version is {}, this program reads {FORMAT_VERSION}",
-            self.format_version
-        );
-        ensure!(!self.messages.is_empty(), "the dialogue is empty");
+        self.problems().into_result()
+    }
+
+    pub(crate) fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        problems.unless(self.format_version == FORMAT_VERSION, || {
+            format!("format_version is {}, this program reads {FORMAT_VERSION}", self.format_version)
+        });
+        problems.unless(!self.messages.is_empty(), || "the dialogue is empty".into());
         for (i, message) in self.messages.iter().enumerate() {
             if let Some(answer) = &message.answer {
-                ensure!(
-                    message.role == Role::Assistant,
-                    "message {i} has an answer but is not the assistant's"
-                );
-                answer.validate(&message.content).with_context(|| format!("answer of message {i}"))?;
+                problems.unless(message.role == Role::Assistant, || {
+                    format!("message {i} has an answer but is not the assistant's")
+                });
+                problems.of(&format!("answer of message {i}"), answer.problems(&message.content));
             }
         }
-        Ok(())
+        problems
     }
 }
 
@@ -148,48 +152,49 @@ impl Answer {
         self.predictive.as_ref().unwrap_or(&self.probs)
     }
 
-    fn validate(&self, content: &str) -> Result<()> {
+    fn problems(&self, content: &str) -> Problems {
+        let mut problems = Problems::default();
         let n = self.options.len();
-        ensure!(n >= 2, "an answer needs at least 2 options, this one has {n}");
-        validate_distribution("probs", &self.probs, n)?;
+        problems.unless(n >= 2, || format!("an answer needs at least 2 options, this one has {n}"));
+        check_distribution("probs", &self.probs, n, &mut problems);
         if let Some(predictive) = &self.predictive {
-            validate_distribution("predictive", predictive, n)?;
+            check_distribution("predictive", predictive, n, &mut problems);
         }
-        ensure!(self.said < n, "said is {} but there are {n} options", self.said);
         if let Some(truth) = self.truth {
-            ensure!(truth < n, "truth is {truth} but there are {n} options");
+            problems.unless(truth < n, || format!("truth is {truth} but there are {n} options"));
         }
-        ensure!(
-            self.weight.is_finite() && self.weight >= 0.0,
-            "weight {} must be finite and not negative",
-            self.weight
-        );
-        ensure!(self.belief.as_deref() != Some(""), "belief must say what it is about, or be left out");
+        problems.unless(self.weight.is_finite() && self.weight >= 0.0, || {
+            format!("weight {} must be finite and not negative", self.weight)
+        });
+        let named = self.belief.as_deref() != Some("");
+        problems.unless(named, || "belief must say what it is about, or be left out".into());
         for (i, option) in self.options.iter().enumerate() {
-            ensure!(!option.is_empty(), "option {i} is empty");
+            problems.unless(!option.is_empty(), || format!("option {i} is empty"));
             if let Some(j) = self.options[..i].iter().position(|o| o == option) {
-                bail!("options {j} and {i} are both {option:?}");
+                problems.unless(false, || format!("options {j} and {i} are both {option:?}"));
             }
         }
-        let label = &self.options[self.said];
-        ensure!(
-            content.get(self.start..).is_some_and(|rest| rest.starts_with(label.as_str())),
-            "the label {label:?} (said) is not at byte {} of {content:?}",
-            self.start
-        );
-        Ok(())
+        match self.options.get(self.said) {
+            None => problems.unless(false, || format!("said is {} but there are {n} options", self.said)),
+            Some(label) => {
+                let there = content.get(self.start..).is_some_and(|rest| rest.starts_with(label.as_str()));
+                problems.unless(there, || {
+                    format!("the label {label:?} (said) is not at byte {} of {content:?}", self.start)
+                });
+            }
+        }
+        problems
     }
 }
 
-fn validate_distribution(name: &str, probs: &[f64], options: usize) -> Result<()> {
-    ensure!(probs.len() == options, "{options} options but {} {name}", probs.len());
-    ensure!(
-        probs.iter().all(|p| p.is_finite() && *p >= 0.0),
-        "{name} {probs:?} must be finite and not negative"
-    );
+/// Checks that there is a probability for each of so many options.
+pub(crate) fn check_distribution(name: &str, probs: &[f64], options: usize, problems: &mut Problems) {
+    problems.unless(probs.len() == options, || format!("{options} options but {} {name}", probs.len()));
+    if !probs.iter().all(|p| p.is_finite() && *p >= 0.0) {
+        return problems.unless(false, || format!("{name} {probs:?} must be finite and not negative"));
+    }
     let sum: f64 = probs.iter().sum();
-    ensure!((sum - 1.0).abs() <= 1e-6, "{name} sum to {sum}, not to 1");
-    Ok(())
+    problems.unless((sum - 1.0).abs() <= 1e-6, || format!("{name} sum to {sum}, not to 1"));
 }
 
 /// Reads and validates an episode file.
@@ -198,14 +203,56 @@ fn validate_distribution(name: &str, probs: &[f64], options: usize) -> Result<()
 /// Names the file, the line and the problem.
 pub fn read(path: &Path) -> Result<Vec<Episode>> {
     let mut episodes = Vec::new();
-    for_each_line(path, |line| {
-        let episode: Episode = serde_json::from_str(line)?;
-        episode.validate().with_context(|| format!("episode {:?}", episode.id))?;
+    let problems = scan(path, |_, line| {
+        let episode: Episode = parse_json(line)?;
+        let mut problems = Problems::default();
+        problems.of(&format!("episode {:?}", episode.id), episode.problems());
+        let problems = problems.into_vec();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         episodes.push(episode);
         Ok(())
     })?;
+    refuse(path, &problems)?;
     ensure!(!episodes.is_empty(), "{}: no episodes in it", path.display());
     Ok(episodes)
+}
+
+/// What is wrong with one line of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Calls `f` with every non-blank line of a file and its number; what `f` finds wrong with a line, and lines that are
+/// no text, make the problems.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn scan(path: &Path, mut f: impl FnMut(usize, &str) -> Result<(), Vec<String>>) -> Result<Vec<Problem>> {
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file = std::io::BufReader::new(file);
+    let mut problems = Vec::new();
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        let read = file.read_until(b'\n', &mut bytes);
+        if read.with_context(|| format!("cannot read {} at line {line}", path.display()))? == 0 {
+            break;
+        }
+        let found = match std::str::from_utf8(&bytes) {
+            Ok(text) if text.trim().is_empty() => Ok(()),
+            Ok(text) => f(line, text.trim_end_matches(['\n', '\r'])),
+            Err(e) => Err(vec![format!("not UTF-8 text from its byte {} on", e.valid_up_to())]),
+        };
+        let found = found.err().unwrap_or_default();
+        problems.extend(found.into_iter().map(|message| Problem { line, message }));
+    }
+    Ok(problems)
 }
 
 /// Calls `f` with every non-blank line of a file; an error of `f` gets file and line number.
@@ -213,14 +260,33 @@ pub fn read(path: &Path) -> Result<Vec<Episode>> {
 /// # Errors
 /// If the file cannot be read, or `f` fails.
 pub fn for_each_line(path: &Path, mut f: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    for (i, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let line = line.with_context(|| format!("cannot read {} at line {}", path.display(), i + 1))?;
-        if !line.trim().is_empty() {
-            f(&line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
-        }
-    }
-    Ok(())
+    let problems = scan(path, |_, line| f(line).map_err(|error| vec![format!("{error:#}")]))?;
+    refuse(path, &problems)
+}
+
+/// The first problem as an error, with how many more there are.
+///
+/// # Errors
+/// If there is any.
+pub fn refuse(path: &Path, problems: &[Problem]) -> Result<()> {
+    let Some(first) = problems.first() else { return Ok(()) };
+    let more = match problems.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more; `bayesteach validate` lists the problems of episode files)"),
+    };
+    bail!("{}, line {}: {}{more}", path.display(), first.line, first.message)
+}
+
+/// JSON of one line, or what is wrong with it.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, Vec<String>> {
+    // The line is told already, and is not serde's first one.
+    serde_json::from_str(line).map_err(|e| {
+        let text = e.to_string();
+        let place = format!(" at line {} column {}", e.line(), e.column());
+        let text =
+            text.strip_suffix(&place).map_or(text.clone(), |t| format!("{t} at column {}", e.column()));
+        vec![with_nearest_key(&text).replace('\n', "; ")]
+    })
 }
 
 /// Writes one episode as a line.

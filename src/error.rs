@@ -20,6 +20,34 @@ pub fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
 }
 
+/// All that is wrong with something, each problem in a few words.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<String>);
+
+impl Problems {
+    /// Notes a problem unless `holds`.
+    pub(crate) fn unless(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+
+    /// Adds the problems of a part, with the part's name before each.
+    pub(crate) fn of(&mut self, part: &str, problems: Problems) {
+        self.0.extend(problems.0.into_iter().map(|problem| format!("{part}: {problem}")));
+    }
+
+    /// The problems as one error, or none.
+    pub(crate) fn into_result(self) -> anyhow::Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(self.0.join("; "))) }
+    }
+
+    /// One by one.
+    pub(crate) fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}
+
 /// Adds "did you mean" to serde's message about an unknown field or variant.
 pub(crate) fn with_nearest_key(message: &str) -> String {
     let message = message.trim_end();

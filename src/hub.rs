@@ -1,7 +1,10 @@
 //! Where a model's files are: a folder, or a snapshot in the hub's cache, downloaded if need be.
 //!
 //! The cache is laid out as Python's `huggingface_hub` does, so that both share it. A complete snapshot in the
-//! cache is used as it is, without asking the hub for a newer one: name a revision for another.
+//! cache is used as it is, without asking the hub for a newer one: name a revision for another. One that may lack files
+//! (other programs download what they need and no more) is completed.
+
+mod progress;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +13,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::usage;
+use progress::Download;
 
 /// How to reach the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub struct HubSettings {
     pub offline: bool,
     /// Another address than the hub's own.
     pub endpoint: Option<String>,
-    /// Whether downloads show a progress bar (on standard error).
+    /// Whether downloads show their progress (on standard error).
     pub progress: bool,
 }
 
@@ -51,7 +55,8 @@ pub enum Files {
 }
 
 impl Files {
-    fn has_tokenizer(self) -> bool {
+    /// Whether the tokenizer is needed.
+    pub fn has_tokenizer(self) -> bool {
         matches!(self, Self::Tokenizer | Self::All)
     }
 
@@ -95,7 +100,12 @@ pub fn resolve(
     }
     let model = HubModel::parse(source, revision)?;
     if let Some(snapshot) = model.cached(settings).filter(|snapshot| require(&snapshot.dir, files).is_ok()) {
-        return Ok(snapshot);
+        if settings.offline || !model.may_lack_files(&snapshot, files, settings) {
+            return Ok(snapshot);
+        }
+        // Where the hub cannot be reached, what is there is enough.
+        let commit = HubModel { revision: snapshot.revision.clone().unwrap_or_default(), ..model };
+        return Ok(commit.download(files, settings).unwrap_or(snapshot));
     }
     ensure!(
         !settings.offline,
@@ -202,13 +212,66 @@ impl HubModel {
         found.then(|| Snapshot { dir, name: self.id.clone(), revision: Some(commit) })
     }
 
+    /// Whether the hub may have small files of this snapshot that the cache has not, as far as the cache can tell.
+    fn may_lack_files(&self, snapshot: &Snapshot, files: Files, settings: &HubSettings) -> bool {
+        let known_absent = self.absent(snapshot.revision.as_deref().unwrap_or_default(), settings);
+        let lacks = |name: &str| !snapshot.dir.join(name).is_file() && !known_absent.join(name).is_file();
+        let config = snapshot.dir.join("tokenizer_config.json");
+        let has_template =
+            || std::fs::read_to_string(config).is_ok_and(|text| text.contains("\"chat_template\""));
+        let lacks_template = || lacks("chat_template.jinja") && !has_template();
+        lacks("generation_config.json")
+            || files.has_tokenizer() && (lacks("tokenizer_config.json") || lacks_template())
+    }
+
+    /// Where the cache keeps, as empty files, the names of files that a commit does not have.
+    fn absent(&self, commit: &str, settings: &HubSettings) -> PathBuf {
+        settings.cache.join(self.repo(&self.revision).folder_name()).join(".no_exist").join(commit)
+    }
+
+    /// One file into the cache: continued where an earlier download stopped, and whole in the end.
+    fn fetch(
+        &self,
+        api: &Api,
+        cache: &Cache,
+        commit: &str,
+        name: &str,
+        settings: &HubSettings,
+    ) -> Result<PathBuf> {
+        let explain = |error: ApiError| explain(self, settings, &error);
+        let cached = cache.repo(self.repo(commit));
+        let there = cached.pointer_path(commit).join(name);
+        if there.is_file() {
+            return Ok(there);
+        }
+        let repo = api.repo(self.repo(commit));
+        let known = api.metadata(&repo.url(name)).map_err(explain)?;
+        let part = cached.blob_path(known.etag()).with_extension("part");
+        // What is as long as the whole is not continued: the hub would refuse.
+        if std::fs::metadata(&part).is_ok_and(|part| part.len() >= known.size() as u64) {
+            std::fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
+        }
+        let path = repo.download_with_progress(name, Download::new(!settings.progress)).map_err(explain)?;
+        let size = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if size != known.size() as u64 {
+            let blob = cached.blob_path(known.etag());
+            std::fs::remove_file(&blob).or_else(|_| std::fs::remove_file(&path)).with_context(|| {
+                format!("cannot remove {}, which was not downloaded whole", blob.display())
+            })?;
+            bail!(
+                "{}: {name} came with {size} bytes of {}, and was removed again: try once more",
+                self.describe(),
+                known.size()
+            );
+        }
+        Ok(path)
+    }
+
     fn download(&self, files: Files, settings: &HubSettings) -> Result<Snapshot> {
         let explain = |error: ApiError| explain(self, settings, &error);
         let cache = Cache::new(settings.cache.clone());
-        let mut builder = ApiBuilder::from_cache(cache.clone())
-            .with_token(settings.token.clone())
-            .with_progress(settings.progress)
-            .with_retries(3);
+        let mut builder =
+            ApiBuilder::from_cache(cache.clone()).with_token(settings.token.clone()).with_retries(3);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
@@ -216,16 +279,22 @@ impl HubModel {
         let info = api.repo(self.repo(&self.revision)).info().map_err(explain)?;
 
         // Files are asked for by commit, so that all are of the same one, whatever is pushed meanwhile.
-        let repo = api.repo(self.repo(&info.sha));
+        let fetch = |name: &str| self.fetch(&api, &cache, &info.sha, name, settings);
         let has = |name: &str| info.siblings.iter().any(|file| file.rfilename == name);
-        for name in SMALL_FILES.into_iter().filter(|name| has(name)) {
-            repo.get(name).map_err(explain)?;
+        let absent = self.absent(&info.sha, settings);
+        for name in SMALL_FILES {
+            if has(name) {
+                fetch(name)?;
+            } else if std::fs::create_dir_all(&absent).is_ok() {
+                // So that nobody asks again; the cache works without.
+                let _ = std::fs::write(absent.join(name), "");
+            }
         }
         if files.has_weights() && has(WEIGHTS) {
-            repo.get(WEIGHTS).map_err(explain)?;
+            fetch(WEIGHTS)?;
         } else if files.has_weights() && has(WEIGHTS_INDEX) {
-            for shard in shards(&repo.get(WEIGHTS_INDEX).map_err(explain)?)? {
-                repo.get(&shard).map_err(explain)?;
+            for shard in shards(&fetch(WEIGHTS_INDEX)?)? {
+                fetch(&shard)?;
             }
         }
         cache

@@ -43,11 +43,12 @@
 //! | [`episode`] | the episode format |
 //! | [`tokens`] | chat templates, tokenizer, sequences, batches, sampler, inspection |
 //! | [`ops`] | linear with LoRA, RMSNorm, rotation, attention, gated activation, KL, dropout |
-//! | [`model`] | configs, weights, decoder, LoRA, PEFT's adapter format |
+//! | [`model`] | configs, weights (safetensors, GGUF), decoder, LoRA, PEFT's adapter format |
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
 //! | [`export`] | adapters and merged models for other programs: PEFT, safetensors, GGUF, MLX; model cards |
 //! | [`report`] | a page and plots of a run |
+//! | [`import`] | other people's data as episodes: published files, questionnaires, chat messages |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |
 
@@ -60,6 +61,7 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod hub;
+pub mod import;
 pub mod metrics;
 pub mod model;
 pub mod ops;

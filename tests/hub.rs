@@ -138,6 +138,82 @@ fn the_cache_is_enough_when_offline() {
     resolve("org/name", None, Files::Tokenizer, &settings).unwrap();
 }
 
+/// What other programs left of a model is completed, once; offline it is used as it is.
+#[test]
+fn a_partly_cached_snapshot_is_completed() {
+    let whole = HashMap::from([
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("tokenizer_config.json", "{\"chat_template\": \"x\"}"),
+        ("model.safetensors", "model.safetensors"),
+    ]);
+    let (address, log) = hub(whole);
+    let cache = tempfile::tempdir().unwrap();
+    cached_model(cache.path());
+    let offline = settings(cache.path());
+    let snapshot = resolve("org/name", None, Files::All, &offline).unwrap();
+    assert!(!snapshot.dir.join("tokenizer_config.json").exists());
+    let dead = HubSettings { offline: false, endpoint: Some("http://127.0.0.1:9".into()), ..offline.clone() };
+    assert_eq!(resolve("org/name", None, Files::All, &dead).unwrap(), snapshot);
+
+    let online = HubSettings { offline: false, endpoint: Some(address), ..offline };
+    let found = resolve("org/name", None, Files::All, &online).unwrap();
+    assert_eq!((found.dir.as_path(), found.revision.as_deref()), (snapshot.dir.as_path(), Some(COMMIT)));
+    assert!(found.dir.join("tokenizer_config.json").is_file());
+    assert!(!log.lock().unwrap().iter().any(|path| path.contains("model.safetensors")));
+    // What the model does not have is known from then on, as `huggingface_hub` notes it too.
+    let absent = cache.path().join("models--org--name/.no_exist").join(COMMIT);
+    assert!(absent.join("generation_config.json").is_file());
+    let requests = log.lock().unwrap().len();
+    resolve("org/name", None, Files::All, &online).unwrap();
+    assert_eq!(log.lock().unwrap().len(), requests);
+}
+
+#[test]
+fn a_broken_download_goes_on_where_it_stopped() {
+    let text = "0123456789 all of the weights";
+    let files = HashMap::from([("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", text)]);
+    let (address, log) = hub(files);
+    // The etag of this hub ends like a file's name, and the part's name replaces that.
+    for part in ["", "0123456789 all", text, "0123456789 all of the weights and more"] {
+        let cache = tempfile::tempdir().unwrap();
+        let settings =
+            HubSettings { offline: false, endpoint: Some(address.clone()), ..settings(cache.path()) };
+        write(&cache.path().join("models--org--name/blobs/model.part"), part);
+        log.lock().unwrap().clear();
+        let snapshot = resolve("org/name", None, Files::All, &settings).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(snapshot.dir.join("model.safetensors")).unwrap(),
+            text,
+            "{part:?}"
+        );
+    }
+    // Of a part, only the rest was asked for.
+    let (address, log) =
+        hub(HashMap::from([("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", text)]));
+    let cache = tempfile::tempdir().unwrap();
+    write(&cache.path().join("models--org--name/blobs/model.part"), &text[..14]);
+    let settings = HubSettings { offline: false, endpoint: Some(address), ..settings(cache.path()) };
+    resolve("org/name", None, Files::All, &settings).unwrap();
+    let asked = log.lock().unwrap().iter().filter(|path| path.ends_with("model.safetensors from 14")).count();
+    assert_eq!(asked, 1, "{:?}", log.lock().unwrap());
+}
+
+#[test]
+fn a_file_that_comes_short_is_not_kept() {
+    let (address, _) = hub(HashMap::from([
+        ("config.json", "{}"),
+        ("tokenizer.json", "{}"),
+        ("model.safetensors", "cut short by the hub"),
+    ]));
+    let cache = tempfile::tempdir().unwrap();
+    let settings = HubSettings { offline: false, endpoint: Some(address), ..settings(cache.path()) };
+    resolve("org/name", None, Files::Tokenizer, &settings).unwrap();
+    let error = error_of(resolve("org/name", None, Files::All, &settings));
+    assert_says(&error, &["model.safetensors", "bytes of", "try once more"]);
+    assert!(!cache.path().join("models--org--name/blobs/model.safetensors-etag").exists());
+}
+
 type Log = Arc<Mutex<Vec<String>>>;
 
 /// Serves `org/name` and refuses `org/gated`; returns its address and the requests that it gets.
@@ -162,11 +238,13 @@ fn answer_request(mut stream: TcpStream, files: &HashMap<&'static str, &'static 
     let authorised = head.to_lowercase().contains("authorization: bearer secret");
     let range =
         head.lines().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
-    log.lock().unwrap().push(path.clone());
+    let from = range.as_deref().and_then(|range| range.split('-').next()).filter(|from| *from != "0");
+    log.lock().unwrap().push(from.map_or(path.clone(), |from| format!("{path} from {from}")));
     let name = path.rsplit('/').next().unwrap_or_default();
     let (status, body) = if path.contains("gated") && !authorised {
         ("401 Unauthorized", String::new())
-    } else if path.starts_with("/api/models/org/name/revision/main") {
+    } else if ["main", COMMIT].iter().any(|r| path.starts_with(&format!("/api/models/org/name/revision/{r}")))
+    {
         let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
         ("200 OK", serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string())
     } else if let Some(body) = files.get(name).filter(|_| path.contains(&format!("/resolve/{COMMIT}/"))) {
@@ -181,7 +259,11 @@ fn answer_request(mut stream: TcpStream, files: &HashMap<&'static str, &'static 
         }
         None => (0, size),
     };
-    let part = &body[first.min(size)..last.min(size)];
+    let mut part = &body[first.min(size)..last.min(size)];
+    // Not the first request, which only asks how much there is.
+    if body.starts_with("cut short") && part.len() > 1 {
+        part = &part[..part.len() - 5];
+    }
     let response = format!(
         "HTTP/1.1 {status}\r\nx-repo-commit: {COMMIT}\r\netag: \"{name}-etag\"\r\ncontent-range: bytes {first}-{last}/{size}\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{part}",

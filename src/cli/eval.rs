@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
+use super::output::manner;
 use super::progress::Progress;
 use super::table::{self, Column};
-use super::{Context, Done, note, print};
+use super::{Context, Done, note, print, print_json};
 use crate::config::storage;
 use crate::eval::predictions;
 use crate::files;
@@ -53,7 +54,10 @@ pub(super) fn command(
     let which = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
     let predictions = measure("eval", &decoder, &test.sequences)?;
     let file = test.measured(which, &predictions)?;
-    print_tables(&file);
+    match manner().json {
+        true => print_json(&file)?,
+        false => print_tables(&file),
+    }
     if let Some(out) = &outputs.predictions {
         let all: Vec<usize> = (0..test.lines.len()).collect();
         write_predicted(out, &test.predicted(&all, which, &predictions))?;

@@ -195,6 +195,13 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     let base = Source::find(&base, revision.as_deref(), args.files(), context).context(
         "the base model (--model names another place, --without-tokenizer does without its tokenizer)",
     )?;
+    if let (Some(file), true) = (base.gguf(), args.needs_weights()) {
+        return Err(usage(format!(
+            "the base {} is a GGUF file, into which nothing is merged: name the model that it was made of with --model, or \
+             load the adapter beside it (--format gguf-lora)",
+            file.display()
+        )));
+    }
     let (config, adapter) = peft::read(&folder, &base.config).with_context(|| {
         format!("the adapter in {} does not go with the base {}", folder.display(), base.snapshot.name)
     })?;
@@ -284,9 +291,8 @@ fn write(
 fn check_space(args: &ExportArgs, base: &Source) -> Result<()> {
     let weights = match (args.format, args.quantization.unwrap_or(Quantization::Q8_0)) {
         (Format::Merged, _) => {
-            let sizes = crate::model::loading::weight_files(base.dir())?
-                .into_iter()
-                .map(|file| std::fs::metadata(&file).map_or(0, |m| m.len()));
+            let sizes =
+                base.weight_files()?.into_iter().map(|file| std::fs::metadata(&file).map_or(0, |m| m.len()));
             sizes.sum::<u64>()
         }
         (Format::Gguf, quantization) => {

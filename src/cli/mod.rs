@@ -9,10 +9,13 @@ mod doctor;
 mod environment;
 mod eval;
 mod export;
+mod import;
 mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod output;
+mod pages;
 mod plan;
 mod progress;
 mod report;
@@ -20,17 +23,18 @@ mod run;
 mod table;
 mod teach;
 mod train;
+mod validate;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::error::UsageError;
 use crate::hub::HubSettings;
 use interrupt::Interrupt;
+use output::{Manner, note, print, print_json, program, warn};
 
 /// Teaches open-weight language models to update their beliefs.
 #[derive(Parser)]
@@ -38,6 +42,12 @@ use interrupt::Interrupt;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// No progress: only results, warnings and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Results as one JSON object on standard output (run, teach, train, eval)
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -142,6 +152,31 @@ enum Command {
         /// A run directory
         run: PathBuf,
     },
+    /// Print what a shell reads to complete commands and options
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each command
+    Man {
+        /// The folder to write to
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Turn other people's data into episodes: published evaluation files, questionnaires, chat messages
+    Import(import::ImportArgs),
+    /// Check episode files, also tokenised ones, and list all problems with their lines
+    Validate {
+        /// Episode files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Check too that this model's tokenizer and chat template can take the episodes
+        #[arg(long, value_name = "SOURCE")]
+        model: Option<String>,
+        /// With --model: a chat template to use instead of the model's own, or "strict"
+        #[arg(long, default_value = "auto", requires = "model")]
+        template: String,
+    },
     /// Write a model's logits for given tokens, to check against other programs
     Logits {
         #[command(flatten)]
@@ -158,6 +193,18 @@ enum Command {
         #[command(flatten)]
         compute: model::ComputeArgs,
     },
+}
+
+impl Command {
+    /// Whether all that the command has to say can be one JSON object.
+    fn says_json(&self) -> bool {
+        matches!(self, Self::Run { .. } | Self::Teach { .. } | Self::Train { .. } | Self::Eval { .. })
+    }
+
+    /// The same, or the command has such an option of its own.
+    fn has_json(&self) -> bool {
+        self.says_json() || matches!(self, Self::Bench(_) | Self::Compare { .. })
+    }
 }
 
 #[derive(Args)]
@@ -184,12 +231,17 @@ struct Context {
 pub fn main() -> ExitCode {
     allocator::keep_freed_memory();
     let cli = Cli::parse();
+    output::settle(Manner { quiet: cli.quiet, json: cli.json && cli.command.says_json() });
+    if cli.json && !cli.command.has_json() {
+        warn("error: --json is for run, teach, train, eval, bench and compare");
+        return ExitCode::from(2);
+    }
     let threads = if let Command::Bench(args) = &cli.command { args.threads } else { None };
     match in_pool(threads, || execute(cli.command)) {
         Ok(Done::Finished) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", describe(&error));
+            warn(&format!("error: {}", describe(&error)));
             let usage = error.chain().any(|cause| cause.is::<UsageError>());
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -213,7 +265,8 @@ enum Done {
 }
 
 fn execute(command: Command) -> Result<Done> {
-    let context = Context { hub: environment::hub_settings(), interrupt: Interrupt::install()? };
+    let hub = HubSettings { progress: !output::manner().quiet, ..environment::hub_settings() };
+    let context = Context { hub, interrupt: Interrupt::install()? };
     match command {
         Command::Run { config, resume, extend, set } => {
             run::run(&config, resume, extend, &set.values, &context)
@@ -236,6 +289,12 @@ fn execute(command: Command) -> Result<Done> {
         Command::Report { run } => report::command(&run),
         Command::Compare { runs, json } => compare::command(&runs, json),
         Command::Export(args) => export::command(&args, &context),
+        Command::Completions { shell } => pages::completions(shell, Cli::command()),
+        Command::Man { out } => pages::man(&out, Cli::command()),
+        Command::Import(args) => import::command(&args),
+        Command::Validate { files, model, template } => {
+            validate::command(&files, model.as_deref(), &template, &context)
+        }
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }
@@ -256,25 +315,4 @@ fn describe(error: &anyhow::Error) -> String {
         }
     }
     text
-}
-
-/// Prints a result. A reader who has gone away is no error, but a full disk is.
-fn print(text: &str) {
-    let written = writeln!(std::io::stdout(), "{text}");
-    if let Err(e) =
-        written.or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
-    {
-        note(&format!("error: cannot write to standard output: {e}"));
-        std::process::exit(1);
-    }
-}
-
-/// Tells what is going on.
-fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// How this program was called, for hints on what to type next.
-fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "bayesteach".into())
 }

@@ -2,25 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Device};
 use clap::Args;
+use tempfile::TempDir;
 
 use super::Context;
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::device;
+use crate::error::usage;
 use crate::hub::{self, Files, Snapshot};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
-use crate::model::loading::Weights;
+use crate::model::gguf::{GgufFile, is_gguf};
+use crate::model::loading::{Weights, weight_files};
 use crate::model::lora::Adapter;
 use crate::model::peft;
 use crate::ops::weight::Storage;
-use crate::tokens::{ModelLimits, Pipeline, TemplateChoice, TokensConfig};
+use crate::tokens::{self, ModelLimits, Pipeline, TemplateChoice, TokensConfig};
 
 #[derive(Args)]
 pub(super) struct ModelArgs {
-    /// A folder laid out like a hub snapshot, or a hub id (org/name, org/name@revision)
+    /// A folder laid out like a hub snapshot, a GGUF file, or a hub id (org/name, org/name@revision)
     #[arg(long = "model", value_name = "SOURCE")]
     pub source: String,
 }
@@ -51,6 +54,14 @@ impl ComputeArgs {
 pub(super) struct Source {
     pub snapshot: Snapshot,
     pub config: ModelConfig,
+    gguf: Option<Unpacked>,
+}
+
+/// A GGUF file, and the folder of what it says in the hub's files. The folder goes with it.
+struct Unpacked {
+    file: PathBuf,
+    storage: Storage,
+    _folder: TempDir,
 }
 
 impl Source {
@@ -60,9 +71,59 @@ impl Source {
         files: Files,
         context: &Context,
     ) -> Result<Self> {
+        let path = Path::new(source);
+        if is_gguf(path) && path.is_file() {
+            ensure!(
+                revision.is_none(),
+                usage(format!("model.revision is set, but {source} is a file, which has no revisions"))
+            );
+            return Self::of_gguf(path, files);
+        }
         let snapshot = hub::resolve(source, revision, files, &context.hub)?;
         let config = ModelConfig::load(&snapshot.dir)?;
-        Ok(Self { snapshot, config })
+        Ok(Self { snapshot, config, gguf: None })
+    }
+
+    fn of_gguf(path: &Path, files: Files) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let at = || path.display().to_string();
+        let folder = tempfile::Builder::new().prefix("bayesteach-").tempdir();
+        let folder = folder.context("cannot make a temporary folder")?;
+        let write = |name: &str, value: &serde_json::Value| {
+            crate::files::write_json(&folder.path().join(name), value)
+        };
+        write("config.json", &file.config_json()?)?;
+        if files.has_tokenizer() {
+            let tokenizer = tokens::gguf::tokenizer_files(&file.metadata()).with_context(at)?;
+            write("tokenizer.json", &tokenizer.tokenizer)?;
+            write("tokenizer_config.json", &tokenizer.config)?;
+        }
+        let config = ModelConfig::load(folder.path()).with_context(at)?;
+        let dir = folder.path().to_path_buf();
+        let snapshot = Snapshot { dir, name: path.display().to_string(), revision: None };
+        let gguf = Unpacked { file: path.to_path_buf(), storage: file.storage(), _folder: folder };
+        Ok(Self { snapshot, config, gguf: Some(gguf) })
+    }
+
+    /// The GGUF file, where the model is one.
+    pub(super) fn gguf(&self) -> Option<&Path> {
+        self.gguf.as_ref().map(|gguf| gguf.file.as_path())
+    }
+
+    /// The files of the weights.
+    pub(super) fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        match &self.gguf {
+            Some(gguf) => Ok(vec![gguf.file.clone()]),
+            None => weight_files(self.dir()),
+        }
+    }
+
+    /// How linears are kept where the config asks for `storage`: a GGUF file's blocks stay as they are.
+    pub(super) fn storage(&self, storage: Storage) -> Storage {
+        match (&self.gguf, storage) {
+            (Some(gguf), Storage::Dense) => gguf.storage,
+            _ => storage,
+        }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -78,7 +139,12 @@ impl Source {
     }
 
     pub(super) fn load(&self, dtype: DType, storage: Storage, device: &Device) -> Result<Decoder> {
-        Weights::open(self.dir(), &self.config, dtype, device)
+        let weights = match &self.gguf {
+            Some(gguf) => GgufFile::open(&gguf.file)
+                .and_then(|file| Weights::of_gguf(file, &self.config, dtype, device)),
+            None => Weights::open(self.dir(), &self.config, dtype, device),
+        };
+        weights
             .and_then(|weights| Decoder::new(&weights.stored_as(storage), &self.config))
             .with_context(|| format!("cannot load {}", self.snapshot.name))
     }

@@ -111,7 +111,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
         model,
         lengths: &lengths,
         dtype,
-        storage: table.storage()?,
+        storage: source.storage(table.storage()?),
         keep: config.train.checkpointing.keep(),
     };
     let available = device::available_memory(&device);

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::output::manner;
+
 /// A stage's progress.
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -20,7 +22,11 @@ impl Progress {
     /// Begins a stage of `total` units, `done` of which are done before.
     pub(super) fn new(title: &'static str, done: u64, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
+        let target = match manner().quiet {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr_with_hz(8),
+        };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "{prefix:>9} {bar:24} {pos}/{len}  {elapsed_precise}  {eta} left  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::eval::{TestSet, measure, print_tables, write_predicted};
+use super::output::manner;
 use super::train::{self, Job, Options};
-use super::{Context, Done, note, print, program, report};
+use super::{Context, Done, note, print, print_json, program, report, warn};
 use crate::config::RunConfig;
 use crate::error::usage;
 use crate::files;
@@ -48,7 +49,11 @@ pub(super) fn run(
     if finished {
         note("train: already done: kept");
     }
-    if job.train(context)? == Outcome::Interrupted {
+    let outcome = job.train(context)?;
+    if outcome == Outcome::Interrupted {
+        if manner().json {
+            print_json(&job.said(outcome, None))?;
+        }
         print("interrupted; continue with the same command and --resume");
         return Ok(Done::Interrupted);
     }
@@ -62,7 +67,10 @@ pub(super) fn run(
         }
         None => measure_adapter(&job, &test, &inputs, base, adapter)?,
     };
-    print_tables(&measured.file);
+    match manner().json {
+        true => print_json(&job.said(outcome, Some(&measured.file)))?,
+        false => print_tables(&measured.file),
+    }
     print("");
     report::write(&job.config.run_dir())?;
     tell_next(&job);
@@ -134,7 +142,7 @@ fn tell_overlap(train: &[Line], test: &[Line]) {
     let trained: HashSet<String> = train.iter().map(who).collect();
     let shared = test.iter().filter(|line| trained.contains(&who(line))).count();
     if shared > 0 {
-        note(&format!(
+        warn(&format!(
             "warning: {shared} of {} episodes to measure on are of users that are trained on",
             test.len()
         ));

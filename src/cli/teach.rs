@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::output::manner;
 use super::progress::Progress;
-use super::{Done, note, print, train};
+use super::{Done, note, print, print_json, train};
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::error::usage;
 use crate::files;
@@ -31,6 +32,15 @@ struct Inputs {
     world_file: Option<String>,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Said<'a> {
+    /// The folder of the episode files.
+    episodes_dir: &'a Path,
+    /// As in `teacher.json`.
+    teacher: &'a TeacherSummary,
+}
+
 pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Result<Done> {
     let config = RunConfig::load(config, set)?;
     config.teacher()?;
@@ -44,6 +54,9 @@ pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Re
         )));
     }
     let summary = teach(&config, &dir)?;
+    if manner().json {
+        print_json(&Said { episodes_dir: &dir, teacher: &summary })?;
+    }
     print(&describe(&summary));
     print(&format!("episodes are in {}", dir.display()));
     Ok(Done::Finished)

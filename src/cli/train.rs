@@ -8,17 +8,18 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::model::{Source, adapter_folder};
+use super::output::manner;
 use super::plan::{self, Lengths, Setting};
 use super::progress::Progress;
-use super::{Context, Done, eval, note, print, program, teach};
+use super::{Context, Done, eval, note, print, print_json, program, teach};
 use crate::config::{CONFIG_FILE, Init, RunConfig};
 use crate::device;
 use crate::error::usage;
 use crate::files;
 use crate::hub::Files;
+use crate::metrics::EvalFile;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
-use crate::model::loading::weight_files;
 use crate::model::lora::Adapter;
 use crate::model::peft;
 use crate::ops::weight::Storage;
@@ -77,6 +78,9 @@ pub(super) fn command(config: &Path, options: Options, set: &[String], context: 
     let mut job = Job::prepare(config, &options, context)?;
     let outcome = job.train(context)?;
     let (run_dir, program) = (job.config.run_dir(), program());
+    if manner().json {
+        print_json(&job.said(outcome, None))?;
+    }
     match outcome {
         Outcome::Interrupted => {
             print(&format!("interrupted; continue with --resume (run directory {})", run_dir.display()));
@@ -94,6 +98,23 @@ pub(super) fn command(config: &Path, options: Options, set: &[String], context: 
         ));
     }
     Ok(Done::Finished)
+}
+
+/// What `--json` prints of a training, or of a whole run.
+#[derive(Serialize)]
+pub(super) struct Said<'a> {
+    /// How the training ended: `finished`, `stopped_early` or `interrupted`.
+    outcome: &'static str,
+    run_dir: PathBuf,
+    /// The folder of the adapter, or of the model where all weights were trained; none where it was interrupted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_dir: Option<PathBuf>,
+    model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model_revision: Option<&'a str>,
+    /// As in `eval.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eval: Option<&'a EvalFile>,
 }
 
 /// Keeps a second writer out of a run; the lock goes with its owner.
@@ -167,6 +188,12 @@ impl Job {
         let model = config.model()?;
         let files = if model.init == Init::Random { Files::Tokenizer } else { Files::All };
         let source = Source::find(&model.source, model.revision.as_deref(), files, context)?;
+        if let (Trainable::All, Some(file)) = (config.train.weights, source.gguf()) {
+            return Err(usage(format!(
+                "train.weights = \"all\" needs the model's own folder: {} is a GGUF file, to which only adapters are added",
+                file.display()
+            )));
+        }
         if config.train.weights == Trainable::All && source.config.multimodal {
             return Err(usage("train.weights = \"all\" does not go with a multimodal checkpoint"));
         }
@@ -239,6 +266,23 @@ impl Job {
         }
         self.write_result(&trained)?;
         Ok(outcome)
+    }
+
+    /// What there is to say to a program.
+    pub(super) fn said<'a>(&'a self, outcome: Outcome, eval: Option<&'a EvalFile>) -> Said<'a> {
+        let interrupted = outcome == Outcome::Interrupted;
+        Said {
+            outcome: match outcome {
+                Outcome::Finished => "finished",
+                Outcome::StoppedEarly => "stopped_early",
+                Outcome::Interrupted => "interrupted",
+            },
+            run_dir: self.config.run_dir(),
+            result_dir: (!interrupted).then(|| self.result_dir()),
+            model: &self.source.snapshot.name,
+            model_revision: self.source.snapshot.revision.as_deref(),
+            eval,
+        }
     }
 
     /// The folder of what was trained.
@@ -423,7 +467,7 @@ fn checkpointing(
         model: &source.config,
         lengths: &Lengths::of(&data.train, &config.loss),
         dtype,
-        storage: config.model()?.storage()?,
+        storage: source.storage(config.model()?.storage()?),
         keep: Keep::Everything,
     };
     let available = device::available_memory(device);
@@ -559,7 +603,7 @@ fn fingerprint_of_data(data: &Data) -> Result<String> {
 fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     let mut paths = vec![source.dir().join("config.json")];
     if config.model()?.init == Init::Pretrained {
-        paths.extend(weight_files(source.dir())?);
+        paths.extend(source.weight_files()?);
     }
     let mut hasher = blake3::Hasher::new();
     for path in paths {

@@ -152,14 +152,31 @@ fn family(json: &Value) -> Result<(Family, bool)> {
         (Some("Gemma3ForCausalLM"), _) | (None, Some("gemma3_text")) => (Family::Gemma3, false),
         (Some("Gemma3ForConditionalGeneration"), _) | (None, Some("gemma3")) => (Family::Gemma3, true),
         _ => bail!(
-            "unknown architecture {} (model_type {}); supported: LlamaForCausalLM, Qwen2ForCausalLM, \
+            "{}architecture {} (model_type {}); supported: LlamaForCausalLM, Qwen2ForCausalLM, \
              Qwen3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, \
              Gemma3ForConditionalGeneration",
+            reason(architecture.or(model_type).unwrap_or_default()),
             architecture.unwrap_or("(none)"),
             model_type.unwrap_or("(none)")
         ),
     };
     Ok(known)
+}
+
+/// What stands in the way of families that are asked for.
+fn reason(name: &str) -> String {
+    let name = name.to_lowercase();
+    let missing = if name.contains("moe") || name.contains("mixtral") {
+        "layers that choose among experts"
+    } else if name.contains("gemma4") {
+        "per-layer embeddings, values that are normalised, keys and values that layers share, and heads whose size differs \
+         between layers"
+    } else if name.contains("gemma3n") {
+        "per-layer embeddings and alternating updates of several residual streams"
+    } else {
+        return "unknown ".into();
+    };
+    format!("the decoder does not compute what this model needs ({missing}): ")
 }
 
 /// A rotation.
@@ -393,6 +410,22 @@ impl Source<'_> {
                     }
                 };
                 Ok(base.into_iter().map(scale).collect())
+            }
+            // This program's own, for GGUF files, which give a divisor for each frequency.
+            "factors" => {
+                let factors = self.get("factors").and_then(Value::as_array);
+                let factors = factors.context("rope scaling lacks factors")?;
+                ensure!(
+                    factors.len() == base.len(),
+                    "rope scaling has {} factors for {} frequencies",
+                    factors.len(),
+                    base.len()
+                );
+                let positive = |v: &Value| v.as_f64().filter(|f| f.is_finite() && *f > 0.0);
+                let scale = |(f, v): (f64, &Value)| {
+                    Ok(f / positive(v).with_context(|| format!("rope scaling has the factor {v}"))?)
+                };
+                base.into_iter().zip(factors).map(scale).collect()
             }
             other => bail!("rope scaling {other:?} is not supported (default, linear or llama3)"),
         }

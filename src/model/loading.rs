@@ -13,6 +13,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use super::config::ModelConfig;
+use super::gguf::{GgufFile, GgufWeights};
 use crate::ops::rms_norm::Gain;
 use crate::ops::weight::{Storage, Weight};
 use crate::rng;
@@ -27,6 +28,7 @@ pub struct Weights {
 
 enum Source {
     Files(WeightFiles),
+    Gguf(GgufWeights),
     Random { seed: u64, gain: Gain, scale: f64 },
 }
 
@@ -86,6 +88,15 @@ impl Weights {
         Ok(Self { source: Source::Files(files), dtype, device: device.clone(), storage: Storage::Dense })
     }
 
+    /// The weights of a GGUF file, whose quantised linears stay as they are unless [`Weights::stored_as`] says otherwise.
+    ///
+    /// # Errors
+    /// If the file does not hold this model.
+    pub fn of_gguf(file: GgufFile, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
+        let source = Source::Gguf(GgufWeights::new(file, config)?);
+        Ok(Self { source, dtype, device: device.clone(), storage: Storage::Dense })
+    }
+
     /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
     pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
         let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
@@ -112,6 +123,9 @@ impl Weights {
     /// # Errors
     /// As [`Weights::get`], or if its rows do not fill quantised blocks.
     pub fn linear(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        if let (Source::Gguf(weights), &[d_out, d_in]) = (&self.source, shape) {
+            return weights.linear(name, (d_out, d_in), self.storage, self.dtype, &self.device);
+        }
         let weight = self.read(name, shape)?;
         Weight::new(&weight, self.storage, self.dtype, &self.device).with_context(|| name.to_string())
     }
@@ -127,6 +141,7 @@ impl Weights {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         match &self.source {
             Source::Files(files) => files.get(&format!("{}{name}", files.prefix), shape),
+            Source::Gguf(weights) => weights.get(name, shape),
             Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, name, shape),
         }
     }
@@ -141,6 +156,7 @@ impl Weights {
                 files.get("lm_head.weight", shape)?
             }
             Source::Files(files) => files.get("language_model.lm_head.weight", shape)?,
+            Source::Gguf(weights) => weights.get("lm_head.weight", shape)?,
             Source::Random { seed, gain, scale } => random(*seed, *gain, *scale, "lm_head.weight", shape)?,
         };
         Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)

@@ -5,6 +5,7 @@
 mod block;
 pub mod config;
 pub mod decoder;
+pub mod gguf;
 pub mod gradients;
 pub mod loading;
 pub mod lora;

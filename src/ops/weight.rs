@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
@@ -47,7 +47,8 @@ impl Storage {
         }
     }
 
-    fn blocks(self, d_in: usize) -> Option<GgmlDType> {
+    /// The blocks of a weight with such rows; none where it is kept as floats.
+    pub(crate) fn blocks(self, d_in: usize) -> Option<GgmlDType> {
         match self {
             Storage::Dense | Storage::Bf16 => None,
             Storage::Q4K if d_in.is_multiple_of(GgmlDType::Q4K.block_size()) => Some(GgmlDType::Q4K),
@@ -97,6 +98,32 @@ impl Weight {
             None => Kept::Dense(weight.to_dtype(dtype)?.to_device(device)?),
         };
         Ok(Self { kept, shape })
+    }
+
+    /// Keeps a weight that is quantised already; `bytes` are those of its rows, one after the other.
+    ///
+    /// # Errors
+    /// If they are not as many as the shape (out, in) needs, or the device fails.
+    pub fn of_blocks(
+        bytes: &[u8],
+        blocks: GgmlDType,
+        (d_out, d_in): (usize, usize),
+        device: &Device,
+    ) -> Result<Self> {
+        let row = d_in / blocks.block_size() * blocks.type_size();
+        ensure!(
+            d_in.is_multiple_of(blocks.block_size()) && bytes.len() == d_out * row && row > 0,
+            "{} bytes are no weight of {d_out} rows of {d_in} in blocks of {blocks:?}",
+            bytes.len()
+        );
+        let part = if device.is_cpu() { PART } else { d_out.max(1) };
+        let keep = |rows: &[u8]| -> Result<QTensor> {
+            // A copy, so that blocks lie where their type wants them.
+            let storage = QStorage::from_data(Cow::Owned(rows.to_vec()), device, blocks)?;
+            Ok(QTensor::new(storage, (rows.len() / row, d_in))?)
+        };
+        let parts = bytes.par_chunks(part * row).map(keep).collect::<Result<_>>()?;
+        Ok(Self { kept: Kept::Blocks(parts), shape: (d_out, d_in) })
     }
 
     /// (out, in)

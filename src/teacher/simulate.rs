@@ -157,6 +157,36 @@ impl<'a> Course<'a> {
         simulation
     }
 
+    /// Takes a real user instead, whose answers are known and whose hypotheses are not. Nobody is asked for beliefs.
+    /// `index` tells the episodes of one seed apart.
+    pub(super) fn follow(
+        &self,
+        seed: u64,
+        index: u64,
+        (id, user): (&str, &str),
+        answers: &[(Question, usize)],
+    ) -> Simulation {
+        let mut errors = rng::stream(seed, "teacher.errors", index);
+        let mut targets = rng::stream(seed, "teacher.targets", index);
+        let mut posterior = self.rules.prior();
+        let mut dialogue = Dialogue { world: self.world, messages: Vec::new(), told: Told::Nothing };
+        let mut records = Vec::with_capacity(answers.len());
+        for (question, truth) in answers {
+            let forecast = self.forecast(&posterior, question, *truth, &mut errors);
+            let said = forecast.said;
+            records.push(forecast.record);
+            dialogue.ask(question);
+            let (content, start) = self.world.reply(question, said);
+            dialogue.answer(content, self.answer(question, start, *truth, forecast, &mut targets));
+            dialogue.told = Told::Answer { question: question.clone(), said, truth: *truth };
+            self.rules.observe(&mut posterior, question, *truth);
+        }
+        let world = self.world.name().to_string();
+        let (id, user) = (id.to_string(), user.to_string());
+        let episode = Episode { format_version: FORMAT_VERSION, id, world, user, messages: dialogue.messages };
+        Simulation { episode, answers: records, beliefs: Vec::new(), ignored: posterior.ignored() }
+    }
+
     fn no_episode(&self, user: usize, number: usize) -> Episode {
         Episode {
             format_version: FORMAT_VERSION,

@@ -8,6 +8,7 @@
 
 mod batch;
 mod config;
+pub mod gguf;
 mod inspect;
 mod jinja;
 mod label;
@@ -25,6 +26,6 @@ pub use inspect::inspect;
 pub use pipeline::{Dropped, EncodedEpisode, EncodedSet, ModelLimits, Pipeline};
 pub use render::{Rendered, Renderer, Turn, Variant};
 pub use sampler::{Sampler, micro_batches};
-pub use sequence::{AnswerInfo, Line, Sequence, SoftTarget, read_lines};
+pub use sequence::{AnswerInfo, CheckedFile, Line, Sequence, SoftTarget, check_lines, read_lines};
 pub use template::{ChatTemplate, SpecialTokens};
 pub use tokenizer::{Bos, Encoded, Tokenizer};

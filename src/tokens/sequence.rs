@@ -1,12 +1,15 @@
 //! A sequence: token ids with soft targets.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::episode::{self, Episode, FORMAT_VERSION};
+use crate::episode::{self, Episode, FORMAT_VERSION, Problem, check_distribution};
+use crate::error::Problems;
 
 /// One episode as the model sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,18 +76,47 @@ impl Line {
     }
 }
 
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckedFile {
+    /// The lines that are in order, with their numbers.
+    pub lines: Vec<(usize, Line)>,
+    /// What is wrong with the others, in the order of the lines.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a file of episodes, of tokenised sequences, or of both, and finds all that is wrong with its lines.
+///
+/// # Errors
+/// If the file cannot be read, or there is nothing in it.
+pub fn check_lines(path: &Path) -> Result<CheckedFile> {
+    let mut lines: Vec<(usize, Line)> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut any = false;
+    let problems = episode::scan(path, |number, text| {
+        any = true;
+        let line = parse_line(text, number)?;
+        match seen.entry(line.id().to_owned()) {
+            Entry::Occupied(other) => {
+                return Err(vec![format!("the id {:?} is that of line {} too", other.key(), other.get())]);
+            }
+            Entry::Vacant(place) => place.insert(number),
+        };
+        lines.push((number, line));
+        Ok(())
+    })?;
+    ensure!(any, "{}: no episodes in it", path.display());
+    Ok(CheckedFile { lines, problems })
+}
+
 /// Reads and validates a file of episodes, of tokenised sequences, or of both.
 ///
 /// # Errors
 /// Names the file, the line and the problem.
 pub fn read_lines(path: &Path) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    episode::for_each_line(path, |text| {
-        lines.push(parse_line(text, lines.len() + 1)?);
-        Ok(())
-    })?;
-    ensure!(!lines.is_empty(), "{}: no episodes in it", path.display());
-    Ok(lines)
+    let checked = check_lines(path)?;
+    episode::refuse(path, &checked.problems)?;
+    Ok(checked.lines.into_iter().map(|(_, line)| line).collect())
 }
 
 #[derive(Deserialize)]
@@ -117,20 +149,19 @@ fn one() -> f32 {
     1.0
 }
 
-/// One line; `number` names a tokenised sequence that has no id.
-fn parse_line(text: &str, number: usize) -> Result<Line> {
-    let tokenised = text.contains("\"input_ids\"") && serde_json::from_str::<Kind>(text)?.input_ids.is_some();
+/// One line, or all that is wrong with it; `number` names a tokenised sequence that has no id.
+fn parse_line(text: &str, number: usize) -> Result<Line, Vec<String>> {
+    let tokenised = text.contains("\"input_ids\"") && episode::parse_json::<Kind>(text)?.input_ids.is_some();
     if !tokenised {
-        let episode: Episode = serde_json::from_str(text)?;
-        episode.validate().with_context(|| format!("episode {:?}", episode.id))?;
-        return Ok(Line::Episode(episode));
+        let episode: Episode = episode::parse_json(text)?;
+        let found = named(&format!("episode {:?}", episode.id), episode.problems());
+        return if found.is_empty() { Ok(Line::Episode(episode)) } else { Err(found) };
     }
-    let line: TokenisedLine = serde_json::from_str(text)?;
-    ensure!(
-        line.format_version == FORMAT_VERSION,
-        "format_version is {}, this program reads {FORMAT_VERSION}",
-        line.format_version
-    );
+    let line: TokenisedLine = episode::parse_json(text)?;
+    let mut problems = Problems::default();
+    problems.unless(line.format_version == FORMAT_VERSION, || {
+        format!("format_version is {}, this program reads {FORMAT_VERSION}", line.format_version)
+    });
     let mut targets: Vec<SoftTarget> = line
         .targets
         .into_iter()
@@ -148,8 +179,15 @@ fn parse_line(text: &str, number: usize) -> Result<Line> {
     let id = line.id.unwrap_or_else(|| format!("tokenised-{number}"));
     let (user, input_ids) = (line.user, line.input_ids);
     let sequence = Sequence { id, user, input_ids, targets, format_positions: Vec::new() };
-    sequence.validate(None).with_context(|| format!("sequence {:?}", sequence.id))?;
-    Ok(Line::Tokenised(sequence))
+    sequence.find_problems(None, &mut problems);
+    let found = named(&format!("sequence {:?}", sequence.id), problems);
+    if found.is_empty() { Ok(Line::Tokenised(sequence)) } else { Err(found) }
+}
+
+fn named(what: &str, problems: Problems) -> Vec<String> {
+    let mut all = Problems::default();
+    all.of(what, problems);
+    all.into_vec()
 }
 
 impl Sequence {
@@ -166,58 +204,48 @@ impl Sequence {
     /// Checks all that batches rely on; with `vocab_size`, also that every id is below it.
     ///
     /// # Errors
-    /// Names the target and what is wrong with it.
+    /// Names the targets and what is wrong with them.
     pub fn validate(&self, vocab_size: Option<usize>) -> Result<()> {
-        ensure!(!self.input_ids.is_empty(), "input_ids is empty");
-        ensure!(
-            !self.targets.is_empty() || !self.format_positions.is_empty(),
-            "targets is empty: there is nothing to train on"
-        );
-        check_ids(&self.input_ids, vocab_size).context("input_ids")?;
+        let mut problems = Problems::default();
+        self.find_problems(vocab_size, &mut problems);
+        problems.into_result()
+    }
+
+    fn find_problems(&self, vocab_size: Option<usize>, problems: &mut Problems) {
+        problems.unless(!self.input_ids.is_empty(), || "input_ids is empty".into());
+        problems.unless(!self.targets.is_empty() || !self.format_positions.is_empty(), || {
+            "targets is empty: there is nothing to train on".into()
+        });
+        check_ids("input_ids", &self.input_ids, vocab_size, problems);
         for (i, target) in self.targets.iter().enumerate() {
-            target.validate(self.len(), vocab_size).with_context(|| format!("target {i}"))?;
-            ensure!(
-                i == 0 || self.targets[i - 1].position < target.position,
-                "two targets have the position {}",
-                target.position
-            );
+            problems.of(&format!("target {i}"), target.problems(self.len(), vocab_size));
+            problems.unless(i == 0 || self.targets[i - 1].position < target.position, || {
+                format!("two targets have the position {}", target.position)
+            });
         }
-        Ok(())
     }
 }
 
 impl SoftTarget {
-    fn validate(&self, length: usize, vocab_size: Option<usize>) -> Result<()> {
-        ensure!(
-            (self.position as usize) < length,
-            "position {} is beyond the last of {length} tokens, {}",
-            self.position,
-            length - 1
-        );
-        ensure!(!self.token_ids.is_empty(), "token_ids is empty");
-        ensure!(
-            self.token_ids.len() == self.probs.len(),
-            "{} token_ids but {} probs",
-            self.token_ids.len(),
-            self.probs.len()
-        );
-        check_ids(&self.token_ids, vocab_size).context("token_ids")?;
+    fn problems(&self, length: usize, vocab_size: Option<usize>) -> Problems {
+        let mut problems = Problems::default();
+        problems.unless((self.position as usize) < length, || {
+            let last = length.saturating_sub(1);
+            format!("position {} is beyond the last of {length} tokens, {last}", self.position)
+        });
+        problems.unless(!self.token_ids.is_empty(), || "token_ids is empty".into());
+        problems.unless(self.token_ids.len() == self.probs.len(), || {
+            format!("{} token_ids but {} probs", self.token_ids.len(), self.probs.len())
+        });
+        check_ids("token_ids", &self.token_ids, vocab_size, &mut problems);
         for (i, id) in self.token_ids.iter().enumerate() {
-            ensure!(!self.token_ids[..i].contains(id), "token id {id} appears twice");
+            problems.unless(!self.token_ids[..i].contains(id), || format!("token id {id} appears twice"));
         }
-        ensure!(
-            self.probs.iter().all(|p| p.is_finite() && *p >= 0.0),
-            "probs {:?} must be finite and not negative",
-            self.probs
-        );
-        let sum: f64 = self.probs.iter().sum();
-        ensure!((sum - 1.0).abs() <= 1e-6, "probs sum to {sum}, not to 1");
-        ensure!(
-            self.weight.is_finite() && self.weight >= 0.0,
-            "weight {} must be finite and not negative",
-            self.weight
-        );
-        Ok(())
+        check_distribution("probs", &self.probs, self.probs.len(), &mut problems);
+        problems.unless(self.weight.is_finite() && self.weight >= 0.0, || {
+            format!("weight {} must be finite and not negative", self.weight)
+        });
+        problems
     }
 
     /// What a model is measured against.
@@ -240,14 +268,10 @@ impl SoftTarget {
     }
 }
 
-fn check_ids(ids: &[u32], vocab_size: Option<usize>) -> Result<()> {
-    if let Some(size) = vocab_size {
-        let outside = ids.iter().find(|&&id| id as usize >= size);
-        ensure!(
-            outside.is_none(),
-            "token id {} is not below the vocabulary size {size}",
-            outside.unwrap_or(&0)
-        );
+fn check_ids(name: &str, ids: &[u32], vocab_size: Option<usize>, problems: &mut Problems) {
+    let Some(size) = vocab_size else { return };
+    if let Some(outside) = ids.iter().find(|&&id| id as usize >= size) {
+        problems
+            .unless(false, || format!("{name}: token id {outside} is not below the vocabulary size {size}"));
     }
-    Ok(())
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
@@ -260,6 +261,55 @@ impl ChoiceWorld {
                 self.question_of(place, &levels, supposed)
             })
             .collect()
+    }
+
+    /// The question of a place about options given as text: `price: $730, duration: …` in the order of the features,
+    /// with or without a heading such as `Flight 1: `.
+    ///
+    /// # Errors
+    /// Names the option and what in it was not understood.
+    pub(super) fn question_of_text(&self, place: usize, options: &[String]) -> anyhow::Result<Question> {
+        anyhow::ensure!(
+            options.len() == self.labels.len(),
+            "{} options, where the {} world has {}",
+            options.len(),
+            self.name,
+            self.labels.len()
+        );
+        let levels: Vec<Vec<usize>> = (options.iter().enumerate())
+            .map(|(i, text)| self.levels_of(text).with_context(|| format!("option {i} ({text:?})")))
+            .collect::<anyhow::Result<_>>()?;
+        let supposed = self.likelihood(self.supposed, &self.features(&levels));
+        Ok(self.question_of(place, &levels, supposed))
+    }
+
+    /// The level of each feature in the text of one option.
+    fn levels_of(&self, text: &str) -> anyhow::Result<Vec<usize>> {
+        let head = |a: &Attribute| format!("{}: ", a.label);
+        let first = head(&self.attributes[0]);
+        let at = text.find(&first).with_context(|| format!("it does not say {first:?}"))?;
+        let heading = text[..at].trim_end();
+        let is_heading = heading.is_empty() || heading.ends_with(':');
+        anyhow::ensure!(is_heading, "{heading:?} stands before the {}", self.attributes[0].label);
+        let mut rest = &text[at..];
+        let mut levels = Vec::with_capacity(self.attributes.len());
+        for (i, attribute) in self.attributes.iter().enumerate() {
+            let label = &attribute.label;
+            rest = rest.strip_prefix(&head(attribute)).with_context(|| format!("where is its {label}?"))?;
+            // Some levels read with commas in them.
+            let end = self.attributes.get(i + 1).and_then(|next| rest.find(&format!(", {}", head(next))));
+            let (value, after) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = after.strip_prefix(", ").unwrap_or(after);
+            let value = value.trim();
+            let reads = |level: &String| {
+                level == value || (level == "none" && value.strip_prefix("no ") == Some(label.as_str()))
+            };
+            let level = attribute.levels.iter().position(reads);
+            levels.push(level.with_context(|| {
+                format!("{label} {value:?} is none of {}", attribute.levels.join(" · "))
+            })?);
+        }
+        Ok(levels)
     }
 
     /// Draws option sets and keeps the last that is better than those before. Only this one becomes text.

@@ -293,6 +293,20 @@ impl World {
         }
     }
 
+    /// The question of a place (from 1) about options that are given as text, such as `Flight 1: price: $730, …`.
+    ///
+    /// # Errors
+    /// If the world has no options that are read so, or with what was not understood.
+    pub fn question_of_text(&self, place: usize, options: &[String]) -> Result<Question> {
+        match self {
+            World::Choice(world) => world.question_of_text(place, options),
+            World::Shop(world) => world.question_of_text(options),
+            World::Items(_) | World::TraitFlights(_) => {
+                anyhow::bail!("options of the {} world cannot be read from text", self.name())
+            }
+        }
+    }
+
     /// Of an episode's first so many rounds the questions come from a fixed [`bank`](World::bank), where they are chosen
     /// and not drawn; those of all later rounds are drawn freely.
     pub fn bank_rounds(&self) -> usize {

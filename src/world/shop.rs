@@ -151,6 +151,26 @@ impl Shop {
             .collect()
     }
 
+    /// A question about products given as text, each with its heading (`Product 1: …`).
+    ///
+    /// # Errors
+    /// If there are more or fewer than the shop shows.
+    pub(super) fn question_of_text(&self, options: &[String]) -> Result<Question> {
+        anyhow::ensure!(
+            options.len() == OPTIONS,
+            "{} products, where the shop shows {OPTIONS}",
+            options.len()
+        );
+        Ok(Question {
+            text: format!("Which of these products is the best option?\n{}", options.join("\n")),
+            labels: Arc::clone(&self.labels),
+            factor: 0,
+            likelihood: Arc::clone(&self.likelihood),
+            behaviour: Arc::clone(&self.likelihood),
+            reward: Reward::Match,
+        })
+    }
+
     fn question(&self, category: &Category, products: &[&Product]) -> Question {
         let choices = self.goals.iter().map(|goal| choice(goal, products) as u8).collect();
         Question {

@@ -8,6 +8,8 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod gguf;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

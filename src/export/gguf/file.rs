@@ -12,8 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, DEFAULT_ALIGNMENT, Value};
 
-/// Metadata in the order in which it is written.
-pub(super) type Metadata = Vec<(String, Value)>;
+use crate::model::gguf::layout::Metadata;
 
 /// A tensor that a file has.
 #[derive(Clone, Debug, PartialEq, Eq)]

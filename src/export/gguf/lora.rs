@@ -13,8 +13,9 @@ use candle_core::{Device, Tensor};
 use super::super::card::Kind;
 use super::super::{Exported, Subject, TEMPLATE_FILE, ensure_same};
 use super::file::{self, TensorInfo};
-use super::{check_base, encode, layout, origin};
+use super::{check_base, encode, origin};
 use crate::files;
+use crate::model::gguf::layout;
 use crate::model::lora::{self, Adapter};
 
 /// The file of an adapter.

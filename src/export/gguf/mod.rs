@@ -1,7 +1,6 @@
 //! GGUF files for llama.cpp and what is built on it: the merged model, and the adapter alone.
 
 mod file;
-mod layout;
 pub mod lora;
 mod vocabulary;
 
@@ -17,8 +16,8 @@ use super::merge::Merge;
 use super::{Exported, Subject, values};
 use crate::files;
 use crate::model::config::ModelConfig;
-use file::{Metadata, TensorInfo};
-use layout::{Entry, Origin};
+use crate::model::gguf::layout::{self, Entry, Metadata, Origin};
+use file::TensorInfo;
 use vocabulary::Vocabulary;
 
 /// The file of a whole model.

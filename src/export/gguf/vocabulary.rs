@@ -13,9 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
-use super::file::Metadata;
 use crate::error::usage;
 use crate::files;
+use crate::model::gguf::layout::Metadata;
+use crate::tokens::gguf::{LLAMA3_WORDS, QWEN2_WORDS, Type};
 use crate::tokens::{Bos, Pipeline};
 
 /// What a file says about its tokenizer.
@@ -23,18 +24,6 @@ use crate::tokens::{Bos, Pipeline};
 pub(super) struct Vocabulary {
     pub metadata: Metadata,
     pub notes: Vec<String>,
-}
-
-/// llama.cpp's types of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-enum Type {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
 }
 
 /// The vocabulary of the tokenizer in `folder` for a model with `rows` embeddings. `pre_tokenizer` names llama.cpp's
@@ -274,9 +263,6 @@ fn metaspace(json: &Json) -> Option<String> {
     Some(part.get("prepend_scheme").and_then(Json::as_str).unwrap_or("always").to_owned())
 }
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 /// llama.cpp's name for how a byte-level tokenizer cuts text into words.
 fn word_rule(json: &Json, chosen: Option<&str>) -> Result<String> {
     let mut known = None;
@@ -284,8 +270,8 @@ fn word_rule(json: &Json, chosen: Option<&str>) -> Result<String> {
     for part in parts(json.get("pre_tokenizer")) {
         let pattern = part.pointer("/pattern/Regex").and_then(Json::as_str);
         match part.get("type").and_then(Json::as_str) {
-            Some("Split") if pattern == Some(LLAMA3) => described.push("llama-bpe"),
-            Some("Split") if pattern == Some(QWEN2) => described.push("qwen2"),
+            Some("Split") if pattern == Some(LLAMA3_WORDS) => described.push("llama-bpe"),
+            Some("Split") if pattern == Some(QWEN2_WORDS) => described.push("qwen2"),
             Some("Digits") if part.get("individual_digits") == Some(&Json::Bool(true)) => {
                 described.push("digits")
             }

@@ -8,12 +8,14 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::Value;
 
-use super::file::Metadata;
-use crate::model::config::{Activation, Family, Gain, ModelConfig};
-use crate::model::lora;
+use super::super::config::{Activation, Family, Gain, ModelConfig};
+use super::super::lora;
+
+/// Metadata in the order in which it is written.
+pub(crate) type Metadata = Vec<(String, Value)>;
 
 /// The name of the family in GGUF files.
-pub(super) fn architecture(family: Family) -> &'static str {
+pub(crate) fn architecture(family: Family) -> &'static str {
     match family {
         Family::Llama => "llama",
         Family::Qwen2 => "qwen2",
@@ -24,8 +26,12 @@ pub(super) fn architecture(family: Family) -> &'static str {
     }
 }
 
+/// All families.
+pub(crate) const FAMILIES: [Family; 6] =
+    [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma, Family::Gemma2, Family::Gemma3];
+
 /// One tensor of the file, and where it comes from.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// In the file.
     pub name: String,
     pub origin: Origin,
@@ -33,7 +39,7 @@ pub(super) struct Entry {
     pub change: Change,
 }
 
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// A tensor by its name below the model's root.
     Below(String),
     /// The output head.
@@ -44,7 +50,7 @@ pub(super) enum Origin {
 
 /// What is done to a tensor on its way into the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Nothing,
     /// The rows of each of so many heads are permuted for a rotation of neighbouring pairs.
     PermuteHeads(usize),
@@ -55,7 +61,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    pub(super) fn apply(self, t: &Tensor) -> Result<Tensor> {
+    pub(crate) fn apply(self, t: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Nothing => t.clone(),
             Self::PermuteHeads(heads) => permute_heads(t, heads)?,
@@ -63,6 +69,32 @@ impl Change {
             Self::Scale(factor) => (t * factor)?,
         })
     }
+
+    /// The tensor as the hub has it, from the file's.
+    pub(crate) fn undo(self, t: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Nothing => t.clone(),
+            Self::PermuteHeads(heads) => {
+                let order = unpermuted_rows(t.dim(0)?, heads);
+                let rows = order.len();
+                t.index_select(&Tensor::from_vec(order, rows, t.device())?, 0)?
+            }
+            Self::OnePlus(factor) => ((t / factor)? - 1.0)?,
+            Self::Scale(factor) => (t / factor)?,
+        })
+    }
+}
+
+/// For each of a tensor's rows as the hub has them, the row of the file that holds it.
+pub(crate) fn unpermuted_rows(rows: usize, heads: usize) -> Vec<u32> {
+    let size = rows / heads;
+    let of = |row: usize| {
+        let (head, within) = (row / size, row % size);
+        // The first half of a head lies at the even places, the second at the odd ones.
+        let (half, i) = (within / (size / 2), within % (size / 2));
+        (head * size + 2 * i + half) as u32
+    };
+    (0..rows).map(of).collect()
 }
 
 /// Rows (heads · D, …) from halves to neighbouring pairs: row i of the first half of each head goes to 2i, row i of
@@ -75,7 +107,7 @@ fn permute_heads(t: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// How the weights of a block's linear change, and of its bias.
-pub(super) fn linear_change(model: &ModelConfig, linear: &str) -> Change {
+pub(crate) fn linear_change(model: &ModelConfig, linear: &str) -> Change {
     match (model.family, linear) {
         (Family::Llama, "q_proj") => Change::PermuteHeads(model.num_attention_heads),
         (Family::Llama, "k_proj") => Change::PermuteHeads(model.num_key_value_heads),
@@ -84,7 +116,7 @@ pub(super) fn linear_change(model: &ModelConfig, linear: &str) -> Change {
 }
 
 /// A block's linear in the file, without `.weight`.
-pub(super) fn linear_name(layer: usize, linear: &str) -> String {
+pub(crate) fn linear_name(layer: usize, linear: &str) -> String {
     let name = match linear {
         "q_proj" => "attn_q",
         "k_proj" => "attn_k",
@@ -99,7 +131,7 @@ pub(super) fn linear_name(layer: usize, linear: &str) -> String {
 
 /// By how much more llama.cpp scales q · k than it should. It takes the scale from the head's size, or for the
 /// models that it knows by their number of layers (27B) from hidden size and heads, whatever the config says.
-pub(super) fn scale_mismatch(model: &ModelConfig) -> f64 {
+pub(crate) fn scale_mismatch(model: &ModelConfig) -> f64 {
     let known = match model.family {
         Family::Gemma2 => model.num_layers() == 46,
         Family::Gemma3 => model.num_layers() == 62,
@@ -111,7 +143,7 @@ pub(super) fn scale_mismatch(model: &ModelConfig) -> f64 {
 }
 
 /// All tensors of the file.
-pub(super) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
+pub(crate) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
     let (d, head_dim) = (model.hidden_size, model.head_dim);
     let one_plus = |factor: f64| match model.gain {
         Gain::OnePlusWeight => Change::OnePlus(factor),
@@ -199,7 +231,7 @@ fn scaling(model: &ModelConfig, rope: usize) -> Scaling {
 }
 
 /// Refuses what llama.cpp cannot compute.
-pub(super) fn check(model: &ModelConfig) -> Result<()> {
+pub(crate) fn check(model: &ModelConfig) -> Result<()> {
     let family = model.family;
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     let name = architecture(family);
@@ -250,7 +282,7 @@ pub(super) fn check(model: &ModelConfig) -> Result<()> {
 }
 
 /// The hyper-parameters.
-pub(super) fn hyper_parameters(model: &ModelConfig) -> Metadata {
+pub(crate) fn hyper_parameters(model: &ModelConfig) -> Metadata {
     let name = architecture(model.family);
     let mut metadata = Metadata::new();
     let mut add = |key: &str, value: Value| metadata.push((format!("{name}.{key}"), value));
@@ -294,8 +326,13 @@ pub(super) fn hyper_parameters(model: &ModelConfig) -> Metadata {
 
 /// The layers that llama.cpp lets slide where the file does not say.
 fn usual_pattern(model: &ModelConfig) -> Vec<bool> {
-    let period = if model.family == Family::Gemma2 { 2 } else { 6 };
-    (0..model.num_layers()).map(|i| i % period < period - 1).collect()
+    sliding_pattern(model.family, model.num_layers())
+}
+
+/// The layers of a family that slide where a file does not say; none but Gemma's do.
+pub(crate) fn sliding_pattern(family: Family, layers: usize) -> Vec<bool> {
+    let period = if family == Family::Gemma2 { 2 } else { 6 };
+    (0..layers).map(|i| i % period < period - 1).collect()
 }
 
 #[cfg(test)]
@@ -310,5 +347,9 @@ mod tests {
             Tensor::arange(0f32, 8.0, &Device::Cpu).expect("a tensor").reshape((8, 1)).expect("a column");
         let permuted = permute_heads(&rows, 2).expect("it works").flatten_all().expect("flat");
         assert_eq!(permuted.to_vec1::<f32>().expect("values"), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        let back =
+            Change::PermuteHeads(2).undo(&permuted.reshape((8, 1)).expect("a column")).expect("it works");
+        let back = back.flatten_all().expect("flat").to_vec1::<f32>().expect("values");
+        assert_eq!(back, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     }
 }
