@@ -3,6 +3,8 @@
 //! The cache is laid out as Python's `huggingface_hub` does, so that both share it. A complete snapshot in the
 //! cache is used as it is, without asking the hub for a newer one: name a revision for another.
 
+pub mod push;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};

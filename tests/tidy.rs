@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 19] = [
     "cli", "config", "device", "episode", "error", "eval", "export", "files", "hub", "metrics", "model",
-    "ops", "report", "rng", "teacher", "tokens", "train", "world",
+    "ops", "report", "rng", "session", "teacher", "tokens", "train", "world",
 ];
 
 /// What a module may use besides `error`, `files` and `rng`, which stand below everything.
@@ -24,6 +24,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "train" => &["tokens", "model", "ops", "eval", "device", "metrics"],
         "export" => &["model", "tokens"],
         "report" => &["metrics"],
+        "session" => &["tokens", "model", "world", "teacher", "episode", "metrics"],
         "config" | "cli" => &MODULES,
         _ => &[],
     }
