@@ -22,13 +22,13 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Loads address $1 with a profile of its own; leaves $work/{shot.png,console,net.json,dom}. No name resolves.
+# Loads address $1 with a profile of its own; leaves $work/{shot.png,console,net.json,dom}. No name resolves but this machine's own address.
 load() {
     local address=$1; shift
     rm -rf "$work"/{profile,shot.png,console,net.json,dom}
     timeout 90 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars \
         --user-data-dir="$work/profile" --no-first-run --disable-background-networking --disable-component-update \
-        --disable-sync --disable-default-apps --disable-features=NetworkTimeServiceQuerying --host-resolver-rules='MAP * ~NOTFOUND' \
+        --disable-sync --disable-default-apps --disable-features=NetworkTimeServiceQuerying,AutofillServerCommunication --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' \
         --enable-logging=stderr --log-net-log="$work/net.json" --window-size=1000,1300 \
         --virtual-time-budget=6000 "$@" "$address" >"$work/dom" 2>"$work/console" || true
 }

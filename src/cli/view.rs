@@ -133,10 +133,12 @@ impl Pages<'_> {
             Ok(place) => place,
             Err(error) => return text(404, &format!("{error:#}")),
         };
-        match sessions(&place, Evidence::Eig).or_else(|_| sessions(&place, Evidence::Random)) {
+        let own = place.config.teacher.as_ref().map(|teacher| teacher.evidence);
+        match sessions(&place, Evidence::Eig) {
             Ok(sessions) => {
-                let name = &place.config.run.name;
-                let page = belief_page(n, name, sessions.world().name(), place.has_model(), &self.save);
+                let (name, world) = (&place.config.run.name, sessions.world().name());
+                let most_telling = own.is_some_and(|own| own != Evidence::Random);
+                let page = belief_page(n, name, world, place.has_model(), most_telling, &self.save);
                 html(200, &page, POLICY)
             }
             Err(error) => text(404, &format!("no dialogue with this run: {error:#}")),

@@ -137,7 +137,7 @@ fn charts(runs: &[Result<Run, String>], names: &[String]) -> Vec<String> {
         ("validation_entropy", "Validation entropy", "entropy (nats)", false, Look::Whiskers),
         ("validation_accuracy", "Validation accuracy", "accuracy", false, Look::Whiskers),
         ("grad_norm", "Gradient norm before clipping", "norm (logarithmic)", true, Look::Course),
-        ("tokens_per_second", "Speed", "tokens per second", false, Look::Course),
+        ("tokens_per_second", "Speed (tokens per second)", "", false, Look::Course),
     ];
     let chart =
         |(name, title, y_label, log, look): (&'static str, &'static str, &'static str, bool, Look)| {
