@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Opens pages in a browser: each must load, in light and in dark, without a message on the console, without asking the
-# network for anything, and not be blank.
+# network for anything (a page of `bayesteach view`: anything but its own server), and not be blank. What the script of a page
+# of `view` asks for must have come: drawings, and no complaint.
 #
 #     scripts/check-pages.sh runs/quickstart/report.html …
+#     scripts/check-pages.sh 'http://127.0.0.1:6007/belief/0#seed=1&evidence=eig&answers=4.0'
 #
 # Needs chromium (or chrome) and python3; says "not run" and exits with 0 where there is none.
 set -euo pipefail
-[ $# -gt 0 ] || { echo "usage: $0 PAGE.html …" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: $0 PAGE.html|ADDRESS …" >&2; exit 2; }
 
 browser=""
 for name in chromium chromium-browser google-chrome chrome; do
@@ -20,15 +22,15 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Loads address $1 with a profile of its own; leaves $work/{shot.png,console,net.json}. No name resolves.
+# Loads address $1 with a profile of its own; leaves $work/{shot.png,console,net.json,dom}. No name resolves but this machine's own address.
 load() {
     local address=$1; shift
-    rm -rf "$work"/{profile,shot.png,console,net.json}
-    timeout 60 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars \
+    rm -rf "$work"/{profile,shot.png,console,net.json,dom}
+    timeout 90 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars \
         --user-data-dir="$work/profile" --no-first-run --disable-background-networking --disable-component-update \
-        --disable-sync --disable-default-apps --disable-features=NetworkTimeServiceQuerying --host-resolver-rules='MAP * ~NOTFOUND' \
+        --disable-sync --disable-default-apps --disable-features=NetworkTimeServiceQuerying,AutofillServerCommunication --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' \
         --enable-logging=stderr --log-net-log="$work/net.json" --window-size=1000,1300 \
-        --screenshot="$work/shot.png" "$@" "$address" >/dev/null 2>"$work/console" || true
+        --virtual-time-budget=6000 "$@" "$address" >"$work/dom" 2>"$work/console" || true
 }
 
 # The addresses that were asked for, besides files and data.
@@ -87,25 +89,36 @@ PYTHON
 }
 
 # What the browser asks for by itself is not the page's doing.
-load about:blank
+load about:blank --screenshot="$work/shot.png"
 addresses "$work/net.json" >"$work/own"
 
 failed=0
 complain() { echo "pages: $*"; failed=1; }
 for page in "$@"; do
-    [ -s "$page" ] || { complain "$page is not there"; continue; }
+    case $page in
+        http://127.0.0.1:*) address=$page; own=$(cut -d/ -f1-3 <<<"$page") ;;
+        *)
+            [ -s "$page" ] || { complain "$page is not there"; continue; }
+            address=file://$(realpath "$page") own="nothing" ;;
+    esac
     for theme in light dark; do
         flags=()
         [ $theme = dark ] && flags=(--force-dark-mode)
-        load "file://$(realpath "$page")" "${flags[@]}"
+        load "$address" --screenshot="$work/shot.png" "${flags[@]}"
         if [ ! -s "$work/shot.png" ]; then complain "$page ($theme) did not load"; continue; fi
         if grep -q ":CONSOLE" "$work/console"; then
             complain "$page ($theme) wrote to the console: $(grep -m 3 ":CONSOLE" "$work/console")"
         fi
-        asked=$(addresses "$work/net.json" | grep -vxFf "$work/own" || true)
+        asked=$(addresses "$work/net.json" | grep -vxFf "$work/own" | grep -v "^$own/" || true)
         [ -z "$asked" ] || complain "$page ($theme) asked the network for $asked"
         count=$(colours "$work/shot.png")
         [ "$count" -ge 20 ] || complain "$page ($theme) is blank: $count colours"
+        if [ "$own" != nothing ] && [ $theme = light ]; then
+            load "$address" --dump-dom
+            drawings=$(grep -o "<svg" "$work/dom" | wc -l)
+            [ "$drawings" -ge 5 ] || complain "$page shows $drawings drawings"
+            ! grep -q 'class="wrong"' "$work/dom" || complain "$page complains: $(grep -m 1 'class="wrong"' "$work/dom")"
+        fi
         [ $failed -eq 1 ] || echo "pages: $page ($theme): loaded, silent, no request, $count colours"
     done
 done

@@ -6,6 +6,8 @@
 
 mod progress;
 
+pub mod push;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};

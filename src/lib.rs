@@ -47,8 +47,9 @@
 //! | [`train`] | loss, AdamW, the loop, checkpoints, the metrics log |
 //! | [`metrics`], [`eval`] | measures, and a model's predictions to be measured |
 //! | [`export`] | adapters and merged models for other programs: PEFT, safetensors, GGUF, MLX; model cards |
-//! | [`report`] | a page and plots of a run |
+//! | [`report`] | a page and plots of a run, and the pages that follow runs |
 //! | [`import`] | other people's data as episodes: published files, questionnaires, chat messages |
+//! | [`session`] | a person in a live dialogue with teacher and model |
 //! | [`config`], [`cli`] | the config file, the commands |
 //! | [`device`], [`hub`], [`files`], [`rng`], [`error`] | what all of them stand on |
 
@@ -67,6 +68,7 @@ pub mod model;
 pub mod ops;
 pub mod report;
 pub mod rng;
+pub mod session;
 pub mod teacher;
 pub mod tokens;
 pub mod train;

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "cli", "config", "device", "episode", "error", "eval", "export", "files", "hub", "import", "metrics",
-    "model", "ops", "report", "rng", "teacher", "tokens", "train", "world",
+    "model", "ops", "report", "rng", "session", "teacher", "tokens", "train", "world",
 ];
 
 /// What a module may use besides `error`, `files` and `rng`, which stand below everything.
@@ -25,6 +25,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "export" => &["model", "tokens"],
         "report" => &["metrics"],
         "import" => &["world", "teacher", "episode"],
+        "session" => &["tokens", "model", "world", "teacher", "episode", "metrics"],
         "config" | "cli" => &MODULES,
         _ => &[],
     }

@@ -93,6 +93,21 @@ impl From<Quantization> for gguf::Quantization {
 }
 
 impl ExportArgs {
+    /// `--format peft` and nothing else.
+    fn peft(source: &Path, out: &Path) -> Self {
+        Self {
+            source: source.to_path_buf(),
+            model: None,
+            format: Format::Peft,
+            out: out.to_path_buf(),
+            dtype: None,
+            quantization: None,
+            max_shard_size: None,
+            pre_tokenizer: None,
+            without_tokenizer: false,
+        }
+    }
+
     /// Refuses options that the format has no use for.
     fn check(&self) -> Result<()> {
         use Format::{Gguf, Merged, Mlx, Peft};
@@ -157,6 +172,11 @@ pub(super) fn command(args: &ExportArgs, context: &Context) -> Result<Done> {
     }
     print(&format!("load it with:\n{}", exported.load));
     Ok(Done::Finished)
+}
+
+/// Writes an adapter with its model card into `out`, as `--format peft` does.
+pub(super) fn adapter_with_card(source: &Path, out: &Path, context: &Context) -> Result<()> {
+    export_adapter(&ExportArgs::peft(source, out), context).map(drop)
 }
 
 /// The folder of a whole model that the source stands for: its own, or that of a run that trained all weights.

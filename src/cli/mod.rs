@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to standard output, progress and errors to standard error.
 
 mod allocator;
+mod ask;
 mod bench;
 mod card;
 mod chat;
@@ -12,18 +13,22 @@ mod export;
 mod import;
 mod inspect;
 mod interrupt;
+mod live;
 mod logits;
 mod model;
 mod output;
 mod pages;
 mod plan;
 mod progress;
+mod push;
 mod report;
 mod run;
+mod schedule;
 mod table;
 mod teach;
 mod train;
 mod validate;
+mod view;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -132,12 +137,16 @@ enum Command {
     },
     /// Tell what this machine has, and what to do about what is missing
     Doctor,
+    /// Find the examples that lead a predictor to a belief fastest
+    Schedule(schedule::ScheduleArgs),
     /// Talk to a model, with or without an adapter
     Chat(chat::ChatArgs),
     /// Time training steps on random weights of a named shape
     Bench(bench::BenchArgs),
     /// Write what other programs load
     Export(export::ExportArgs),
+    /// Upload an adapter with its model card to the hub
+    Push(push::PushArgs),
     /// Show runs side by side that were measured on the same episodes
     Compare {
         /// Run directories, or files that `eval --out` wrote
@@ -147,6 +156,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Follow runs in a browser on this machine, and answer a run's questions there
+    View(view::ViewArgs),
+    /// Answer questions while the teacher, a model, or both say what they believe of you
+    Ask(ask::AskArgs),
     /// Write report.html and plots of a run again, from the files in its directory
     Report {
         /// A run directory
@@ -284,10 +297,13 @@ fn execute(command: Command) -> Result<Done> {
         }
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Doctor => doctor::command(&context),
+        Command::Schedule(args) => schedule::command(&args, &context),
         Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Report { run } => report::command(&run),
         Command::Compare { runs, json } => compare::command(&runs, json),
+        Command::View(args) => view::command(args, &context),
+        Command::Ask(args) => ask::command(&args, &context),
         Command::Export(args) => export::command(&args, &context),
         Command::Completions { shell } => pages::completions(shell, Cli::command()),
         Command::Man { out } => pages::man(&out, Cli::command()),
@@ -295,6 +311,7 @@ fn execute(command: Command) -> Result<Done> {
         Command::Validate { files, model, template } => {
             validate::command(&files, model.as_deref(), &template, &context)
         }
+        Command::Push(args) => push::command(&args, &context),
         Command::Logits { model, adapter, input, out, compute } => {
             logits::command(&model, adapter.as_deref(), &input, &out, &compute, &context)
         }

@@ -211,6 +211,11 @@ fn marker(svg: &mut Svg, who: Who, (x, y): (f64, f64)) {
         }
         Who::Teacher => svg.rect("mark", (x - 3.4, y - 3.4), (6.8, 6.8)),
         Who::FineTuned | Who::Training => svg.circle("mark", (x, y), 4.0),
+        Who::Run(number) => match number % 3 {
+            0 => svg.circle("mark", (x, y), 4.0),
+            1 => svg.rect("mark", (x - 3.4, y - 3.4), (6.8, 6.8)),
+            _ => svg.polygon("mark", &[(x, y - 4.6), (x + 4.4, y + 3.4), (x - 4.4, y + 3.4)]),
+        },
     }
 }
 

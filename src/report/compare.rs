@@ -171,7 +171,7 @@ fn check_episodes(paths: &[PathBuf], files: &[EvalFile]) -> Result<()> {
 }
 
 /// The last parts of the paths, or the whole paths where two parts are the same.
-fn names(paths: &[PathBuf]) -> Vec<String> {
+pub(super) fn names(paths: &[PathBuf]) -> Vec<String> {
     let full = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let last = |path: &PathBuf| {
         let full = full(path);

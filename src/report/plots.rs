@@ -114,7 +114,8 @@ fn by_round(eval: &EvalFile) -> Option<Plot> {
 /// More points than this are averaged, with the range that they had as a band.
 const POINTS: usize = 240;
 
-fn course(run: &Run, name: &str, who: Who, legend: &str, look: Look) -> Line {
+/// The course of one number over the steps.
+pub(super) fn course(run: &Run, name: &str, who: Who, legend: &str, look: Look) -> Line {
     let logged = run.course(name);
     let points = logged.chunks(logged.len().div_ceil(POINTS).max(1)).map(|chunk| {
         let n = chunk.len() as f64;
@@ -130,19 +131,11 @@ fn course(run: &Run, name: &str, who: Who, legend: &str, look: Look) -> Line {
 fn training(run: &Run) -> Vec<Plot> {
     let mut plots = Vec::new();
     let mut plot = |name, title, y_label, log: bool, lines: Vec<Line>| {
-        let lines: Vec<Line> = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
-        if lines.is_empty() {
-            return;
-        }
-        let positive = extent(&lines).all(|v| v > 0.0);
-        let y = if log && positive { Axis::log(extent(&lines)) } else { Axis::linear(extent(&lines)) };
-        plots.push(
-            LineChart { name, title, x_label: "step", y_label, x_names: None, y, lines, wide: false }.draw(),
-        );
+        plots.extend(draw(Chart { name, title, y_label, log }, lines));
     };
     let batches = |name: &str| course(run, name, Who::Training, "training batches", Look::Course);
     let validation = |name: &str, legend: &str| {
-        course(run, name, Who::FineTuned, legend, Look::Whiskers).without_intervals()
+        course(run, name, Who::FineTuned, legend, Look::Whiskers).without_band(true)
     };
     let (loss, kl) = (run.course("loss"), run.course("kl"));
     let same =
@@ -168,10 +161,32 @@ fn training(run: &Run) -> Vec<Plot> {
 }
 
 impl Line {
-    fn without_intervals(mut self) -> Self {
-        self.points.iter_mut().for_each(|point| point.interval = None);
+    /// Without the ranges of averaged points, if asked for.
+    pub(super) fn without_band(mut self, without: bool) -> Self {
+        if without {
+            self.points.iter_mut().for_each(|point| point.interval = None);
+        }
         self
     }
+}
+
+/// A plot of something over the steps.
+pub(super) struct Chart {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub y_label: &'static str,
+    /// Whether the values are of many magnitudes.
+    pub log: bool,
+}
+
+/// The plot of those lines that have points; none where none has.
+pub(super) fn draw(chart: Chart, lines: Vec<Line>) -> Option<Plot> {
+    let lines: Vec<Line> = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
+    let positive = extent(&lines).all(|v| v > 0.0);
+    let y = if chart.log && positive { Axis::log(extent(&lines)) } else { Axis::linear(extent(&lines)) };
+    let Chart { name, title, y_label, .. } = chart;
+    let chart = LineChart { name, title, x_label: "step", y_label, x_names: None, y, lines, wide: false };
+    (!chart.lines.is_empty()).then(|| chart.draw())
 }
 
 fn calibration(eval: &EvalFile) -> Vec<Plot> {

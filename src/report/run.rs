@@ -53,6 +53,22 @@ impl Run {
         })
     }
 
+    /// How many steps the run has in all, once that is settled.
+    pub(super) fn max_steps(&self) -> Option<i64> {
+        let config: toml::Table = self.config.parse().ok()?;
+        config.get("train")?.get("max_steps")?.as_integer()
+    }
+
+    /// Whether what it trained has been measured.
+    pub(super) fn is_measured(&self) -> bool {
+        self.eval.as_ref().is_some_and(|eval| eval.fine_tuned.is_some())
+    }
+
+    /// Whether its episodes are a teacher's, so that there is a world to talk about.
+    pub(super) fn has_teacher(&self) -> bool {
+        self.config.parse::<toml::Table>().is_ok_and(|config| config.contains_key("teacher"))
+    }
+
     /// The course of one number over the steps; empty where it was not logged.
     pub(super) fn course(&self, name: &str) -> &[(f64, f64)] {
         self.metrics.get(name).map_or(&[], Vec::as_slice)

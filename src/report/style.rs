@@ -12,7 +12,18 @@ pub(super) enum Who {
     Teacher,
     /// The batches of the training: bluish green, thin, no markers.
     Training,
+    /// One of several runs: a colour, a kind of line and a marker each.
+    Run(usize),
 }
+
+/// How many runs can be told apart.
+pub(super) const RUNS: usize = 6;
+
+const RUN_CLASSES: [&str; RUNS] = ["run0", "run1", "run2", "run3", "run4", "run5"];
+/// Blue, vermillion, bluish green, reddish purple, orange, sky blue.
+const RUN_LIGHT: [&str; RUNS] = ["#0072b2", "#d55e00", "#009e73", "#b8578c", "#b87f00", "#56b4e9"];
+const RUN_DARK: [&str; RUNS] = ["#56b4e9", "#e69f00", "#2fc79a", "#cc79a7", "#f0e442", "#ff8f52"];
+const RUN_DASHES: [&str; RUNS] = ["none", "7 4", "2 4", "10 3 2 3", "4 2", "1 3"];
 
 impl Who {
     /// The class of its marks in the style sheet.
@@ -22,6 +33,7 @@ impl Who {
             Who::FineTuned => "tuned",
             Who::Teacher => "teach",
             Who::Training => "train",
+            Who::Run(number) => RUN_CLASSES[number % RUNS],
         }
     }
 
@@ -31,6 +43,7 @@ impl Who {
             Who::FineTuned => "fine-tuned",
             Who::Teacher => "teacher",
             Who::Training => "training batches",
+            Who::Run(_) => "run",
         }
     }
 }
@@ -72,12 +85,12 @@ const DARK: Colours = Colours {
 
 /// The plots' style sheet on a light ground.
 pub(super) fn light() -> String {
-    sheet(&LIGHT)
+    sheet(&LIGHT) + &run_sheet(&RUN_LIGHT)
 }
 
 /// The same on a dark one.
 pub(super) fn dark() -> String {
-    sheet(&DARK)
+    sheet(&DARK) + &run_sheet(&RUN_DARK)
 }
 
 /// What does not depend on the theme.
@@ -102,4 +115,14 @@ fn sheet(c: &Colours) -> String {
          .train .curve,.train .whisker{{stroke:{train}}}.train .area,.train .bar,.train .mark{{fill:{train}}}\
          .mark{{stroke:{ground}}}.cell{{fill:{tuned}}}.frame{{fill:none;stroke:{grid}}}text.on{{fill:{on_tuned}}}"
     )
+}
+
+fn run_sheet(colours: &[&str; RUNS]) -> String {
+    let rule = |((class, colour), dashes): ((&str, &&str), &str)| {
+        format!(
+            ".{class} .curve,.{class} .whisker{{stroke:{colour}}}.{class} .curve{{stroke-dasharray:{dashes};stroke-width:1.6}}\
+             .{class} .area,.{class} .mark{{fill:{colour}}}"
+        )
+    };
+    RUN_CLASSES.into_iter().zip(colours).zip(RUN_DASHES).map(rule).collect()
 }

@@ -5,6 +5,9 @@
 //! prediction into what the assistant says. [`simulate`] takes one user through one episode, and [`teach`] all
 //! of them into the files that training reads. Nothing here knows which world it teaches.
 //!
+//! In a [`Session`] the answers come one by one from a person, and [`implied_belief`] says what a predictor acts as if it
+//! believed.
+//!
 //! Where users are drawn sources ([`crate::world::process`]), [`Belief`] is the inference (conjugate [`Counts`], a
 //! [`Mixture`] of known sources, the [`Forward`] algorithm, [`Gaussian`] posteriors) and [`simulate_process`] the
 //! episode.
@@ -21,11 +24,14 @@ mod follow;
 mod forward;
 mod gaussian;
 mod held_out;
+mod implied;
 mod information;
 mod mixture;
 mod posterior;
 mod process;
 mod rival;
+mod schedule;
+mod session;
 mod simulate;
 mod split;
 mod summary;
@@ -41,10 +47,13 @@ pub use evidence::Evidence;
 pub use follow::Follower;
 pub use forward::{Between, Forward, Hypothesis};
 pub use gaussian::Gaussian;
+pub use implied::implied_belief;
 pub use mixture::Mixture;
 pub use posterior::Posterior;
 pub use process::{ProcessSimulation, simulate_process};
 pub use rival::{ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
+pub use schedule::{Example, Search, Target, schedule};
+pub use session::{Interview, Session, Sessions};
 pub use simulate::{AnswerRecord, BeliefRecord, Simulation, simulate};
 pub use split::{Part, SplitBy, SplitConfig};
 pub use summary::{BeliefAt, BeliefsSummary, HeldOutSummary, SplitSummary, TeacherAt, TeacherSummary};

@@ -124,7 +124,7 @@ impl<'a> Course<'a> {
         let mut questions = Questions::new(self.config, self.world, seed, index);
         let mut hypotheses = self.world.user(user);
         let mut posterior = self.rules.prior();
-        let mut dialogue = Dialogue { world: self.world, messages: Vec::new(), told: Told::Nothing };
+        let mut dialogue = Dialogue::new(self.world);
         let mut simulation = Simulation {
             episode: self.no_episode(user, number),
             answers: Vec::new(),
@@ -140,7 +140,7 @@ impl<'a> Course<'a> {
             dialogue.ask(&question);
             let (content, start) = self.world.reply(&question, said);
             dialogue.answer(content, self.answer(&question, start, truth, forecast, &mut draws.targets));
-            dialogue.told = Told::Answer { question: question.clone(), said, truth };
+            dialogue.tell(&question, said, truth);
 
             self.rules.observe(&mut posterior, &question, truth);
             if let Some(change) = &self.change {
@@ -214,7 +214,7 @@ impl<'a> Course<'a> {
         let (content, start) = attribute::report(&question.labels[forecast.said]);
         let answer = self.answer(question, start, truth, forecast, &mut draws.targets);
         dialogue.answer(content, Answer { belief: Some(name.to_owned()), ..answer });
-        dialogue.told = Told::Nothing;
+        dialogue.tell_nothing();
         record
     }
 
@@ -280,20 +280,26 @@ impl<'a> Course<'a> {
 }
 
 /// The messages so far, and what the user's next one has to say first.
-struct Dialogue<'a> {
+#[derive(Clone)]
+pub(super) struct Dialogue<'a> {
     world: &'a World,
-    messages: Vec<Message>,
+    pub(super) messages: Vec<Message>,
     told: Told,
 }
 
 /// What the user says to the assistant's last message. What would be said to the last of all, nobody learns from.
+#[derive(Clone)]
 enum Told {
     Nothing,
     Answer { question: Question, said: usize, truth: usize },
 }
 
-impl Dialogue<'_> {
-    fn ask(&mut self, next: &Question) {
+impl<'a> Dialogue<'a> {
+    pub(super) fn new(world: &'a World) -> Dialogue<'a> {
+        Dialogue { world, messages: Vec::new(), told: Told::Nothing }
+    }
+
+    pub(super) fn ask(&mut self, next: &Question) {
         let content = match &self.told {
             Told::Answer { question, said, truth } => self.world.feedback(question, *said, *truth, next),
             Told::Nothing if self.messages.is_empty() => self.world.opening(next),
@@ -302,8 +308,18 @@ impl Dialogue<'_> {
         self.messages.push(Message { role: Role::User, content, answer: None });
     }
 
-    fn answer(&mut self, content: String, answer: Answer) {
+    pub(super) fn answer(&mut self, content: String, answer: Answer) {
         self.messages.push(Message { role: Role::Assistant, content, answer: Some(answer) });
+    }
+
+    /// The user's next message begins with what is true.
+    pub(super) fn tell(&mut self, question: &Question, said: usize, truth: usize) {
+        self.told = Told::Answer { question: question.clone(), said, truth };
+    }
+
+    /// The user's next message is the next question alone.
+    fn tell_nothing(&mut self) {
+        self.told = Told::Nothing;
     }
 }
 

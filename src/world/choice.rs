@@ -365,6 +365,23 @@ impl ChoiceWorld {
         self.attributes.iter().enumerate().filter_map(attribute).collect()
     }
 
+    /// The question that stands at the end of a message, as that of a place (from 1) of the episode. None if there is none,
+    /// or its text does not say every feature.
+    pub(super) fn read_question(&self, message: &str, place: usize) -> Option<Question> {
+        let k = self.attributes.len();
+        let place_text = place.to_string();
+        let mut values = vec![vec![place_text.as_str()]];
+        for i in 0..self.labels.len() * k {
+            values.push(self.attributes[i % k].levels.iter().map(String::as_str).collect());
+        }
+        let read = |at| self.question.read(&message[at..], &values);
+        let found = self.question.beginnings(message).find_map(read)?;
+        let levels: Vec<usize> = found.into_iter().skip(1).collect::<Option<_>>()?;
+        let levels: Vec<Vec<usize>> = levels.chunks_exact(k).map(<[usize]>::to_vec).collect();
+        let supposed = self.likelihood(self.supposed, &self.features(&levels));
+        Some(self.question_of(place, &levels, supposed))
+    }
+
     /// The level of each feature of each option, (options, features).
     fn draw_levels(&self, draws: &mut Stream) -> Vec<Vec<usize>> {
         let option = |_| self.attributes.iter().map(|a| draws.below(a.levels.len())).collect();

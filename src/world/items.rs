@@ -166,6 +166,15 @@ impl ItemWorld {
         (item < self.items.len()).then(|| self.question(place, item))
     }
 
+    /// The question that stands at the end of a message, as that of a place (from 1) of the episode.
+    pub(super) fn read_question(&self, message: &str, place: usize) -> Option<Question> {
+        let ends = |item: &usize| message.ends_with(self.question(place, *item).text.as_str());
+        // Of items of which one ends with another's text, the longer is meant.
+        let longest =
+            (0..self.items.len()).filter(ends).max_by_key(|&item| self.question(place, item).text.len());
+        longest.map(|item| self.question(place, item))
+    }
+
     /// Of an item at the posterior mean of its level, where its answers depend on one level.
     pub(super) fn fisher_information(&self, item: usize, marginal: &[f64]) -> Option<f64> {
         Some(self.items.get(item)?.graded.as_ref()?.fisher_information(marginal))

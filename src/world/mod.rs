@@ -374,6 +374,18 @@ impl World {
         }
     }
 
+    /// The question that stands at the end of a user's message, as that of a place (from 1) of the episode: what
+    /// [`opening`](World::opening) or [`feedback`](World::feedback) put there. None if there is none, or what it says does
+    /// not tell which question it is.
+    pub fn read_question(&self, message: &str, place: usize) -> Option<Question> {
+        match self {
+            World::Choice(world) => world.read_question(message, place),
+            World::Items(world) => world.read_question(message, place),
+            World::TraitFlights(world) => world.read_question(message, place),
+            World::Shop(_) => None,
+        }
+    }
+
     /// Whether answers, as the teacher supposes them, can only rule hypotheses out: nobody errs, or nothing can be
     /// learnt. See [`Likelihood::only_rules_out`].
     pub fn answers_only_rule_out(&self) -> bool {

@@ -64,6 +64,23 @@ impl Template {
             .collect()
     }
 
+    /// What stands in each slot of a text that the template has been [filled](Self::fill) to, as the index of one of the
+    /// slot's possible values; none for a slot that the template does not have. None if the template does not give this
+    /// text.
+    pub(super) fn read(&self, text: &str, values: &[Vec<&str>]) -> Option<Vec<Option<usize>>> {
+        let mut found = vec![None; values.len()];
+        matches(&self.0, text, values, &mut found).then_some(found)
+    }
+
+    /// The places of a text at which something that the template gives may begin.
+    pub(super) fn beginnings<'t>(&'t self, text: &'t str) -> impl Iterator<Item = usize> + 't {
+        let starts = |at: &usize| match self.0.first() {
+            Some(Piece::Text(first)) => text[*at..].starts_with(first.as_str()),
+            _ => true,
+        };
+        (0..text.len()).filter(|&at| text.is_char_boundary(at)).filter(starts)
+    }
+
     /// How often a slot stands in the text.
     pub(super) fn count(&self, slot: usize) -> usize {
         self.0.iter().filter(|piece| **piece == Piece::Slot(slot)).count()
@@ -96,6 +113,32 @@ fn describe(error: &minijinja::Error) -> String {
     match error.line() {
         Some(line) => format!("{detail} (in its line {line})"),
         None => detail,
+    }
+}
+
+/// Whether the pieces give the text; what stands in the slots is left in `found`.
+fn matches(pieces: &[Piece], text: &str, values: &[Vec<&str>], found: &mut Vec<Option<usize>>) -> bool {
+    let Some((piece, rest)) = pieces.split_first() else { return text.is_empty() };
+    match piece {
+        Piece::Text(literal) => {
+            text.strip_prefix(literal.as_str()).is_some_and(|text| matches(rest, text, values, found))
+        }
+        Piece::Slot(slot) => {
+            let before = found[*slot];
+            for (i, value) in values[*slot].iter().enumerate() {
+                if before.is_some_and(|known| known != i) {
+                    continue;
+                }
+                if let Some(text) = text.strip_prefix(value) {
+                    found[*slot] = Some(i);
+                    if matches(rest, text, values, found) {
+                        return true;
+                    }
+                    found[*slot] = before;
+                }
+            }
+            false
+        }
     }
 }
 
@@ -222,6 +265,11 @@ mod tests {
         let template = Template::new(source, 2, |slot| context! { list => [slot(0), slot(1)] }).unwrap();
         assert_eq!(template.fill(|i| ["one", "two"][i]), "1: one, one\n2: two, two");
         assert_eq!((template.count(0), template.count(1)), (2, 2));
+        // And what was filled in is read again, also where one value begins another.
+        let values = [vec!["on", "one"], vec!["one", "two"]];
+        assert_eq!(template.read("1: one, one\n2: two, two", &values), Some(vec![Some(1), Some(1)]));
+        assert_eq!(template.read("1: one, on\n2: two, two", &values), None);
+        assert_eq!(template.read("1: one, one\n2: two, two.", &values), None);
     }
 
     #[test]

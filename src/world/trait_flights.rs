@@ -215,6 +215,13 @@ impl TraitFlights {
         flights
     }
 
+    /// As [`ChoiceWorld::read_question`], or an item of the questionnaire.
+    pub(super) fn read_question(&self, message: &str, place: usize) -> Option<Question> {
+        let flight = self.flights.read_question(message, place);
+        let flight = flight.map(|question| Question { factor: self.factor, ..question });
+        flight.or_else(|| self.items.read_question(message, place))
+    }
+
     fn is_flight(question: &Question) -> bool {
         matches!(question.reward, Reward::Linear { .. })
     }
