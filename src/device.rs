@@ -1,5 +1,8 @@
 //! Which device and dtype a command computes in. With `ops/`, the only place that knows CUDA or Metal.
 
+#[cfg(feature = "cuda")]
+mod pool;
+
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device};
 
@@ -33,14 +36,14 @@ pub fn open(name: &str) -> Result<Device> {
             if !candle_core::utils::cuda_is_available() {
                 return Err(usage("this binary was built without CUDA: build it with --features cuda"));
             }
-            Device::new_cuda(index).with_context(|| format!("{name} does not answer"))
+            open_cuda(index).with_context(|| format!("{name} does not answer"))
         }
     }
 }
 
 fn automatic() -> Device {
     if candle_core::utils::cuda_is_available()
-        && let Ok(device) = Device::new_cuda(0)
+        && let Ok(device) = open_cuda(0)
     {
         return device;
     }
@@ -50,6 +53,21 @@ fn automatic() -> Device {
         return device;
     }
     Device::Cpu
+}
+
+/// On one stream for all threads, which runs everything in the order in which it was asked for.
+fn open_cuda(index: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = &device {
+        // With one stream there is nothing to wait for.
+        #[expect(unsafe_code, reason = "no other stream is ever made")]
+        unsafe {
+            cuda.disable_event_tracking();
+        }
+        pool::keep_freed(cuda)?;
+    }
+    Ok(device)
 }
 
 /// The name by which [`open`] finds this device again.
@@ -90,6 +108,8 @@ pub fn memory(device: &Device) -> Option<u64> {
             let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
             Some(pages * page_size()?)
         }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => pool::in_use(cuda).ok(),
         _ => None,
     }
 }
@@ -103,6 +123,8 @@ pub fn available_memory(device: &Device) -> Option<u64> {
             let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
             Some(kilobytes * 1024)
         }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
         _ => None,
     }
 }
@@ -121,6 +143,8 @@ fn page_size() -> Option<u64> {
 pub fn peak_memory_of(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => peak_memory(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => pool::peak(cuda).ok(),
         _ => None,
     }
 }

@@ -1,11 +1,13 @@
 //! One AdamW update of one parameter: decoupled decay, then the step, as torch has it.
 
 use anyhow::{Result, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Real};
-use super::dispatch;
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda};
 
 /// What is the same for all parameters of an update.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +50,14 @@ pub fn update(old: &Moments, gradient: &Tensor, step: &Step) -> Result<Moments> 
         old.first.shape(),
         old.second.shape()
     );
+    if gradient.dtype() == DType::F32 {
+        on_cuda!(gradient, cuda::adamw_update(old, gradient, step));
+    }
     dispatch!(gradient, update_cpu(old, gradient, step), composed(old, gradient, step))
 }
 
 impl Step {
-    fn corrections(&self) -> [f64; 2] {
+    pub(super) fn corrections(&self) -> [f64; 2] {
         self.betas.map(|beta| 1.0 - beta.powf(self.number as f64))
     }
 }

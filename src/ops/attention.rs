@@ -9,7 +9,9 @@ use candle_core::{D, DType, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Mat, Real, Shared, Threads};
-use super::{dispatch, vjp};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda, vjp};
 
 /// The shape and the rules of one attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,13 @@ pub struct Rows<'a> {
 /// On shapes or dtypes that do not fit.
 pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> Result<(Tensor, Saved)> {
     check(q, k, v, rows, spec)?;
+    #[cfg(feature = "cuda")]
+    if cuda::has_head(spec.head_dim, q.dtype()) {
+        on_cuda!(q, {
+            let (y, lse) = cuda::attention_forward(q, k, v, rows, spec)?;
+            Ok((y, Saved { log_sum_exp: Some(lse) }))
+        });
+    }
     dispatch!(
         q,
         forward_cpu(q, k, v, rows, spec),
@@ -80,6 +89,7 @@ pub fn backward(
     match &saved.log_sum_exp {
         Some(lse) => {
             ensure!(lse.dims() == [q.dim(0)?, spec.heads], "attention's backward got another run's state");
+            on_cuda!(q, cuda::attention_backward((q, k, v), output, lse, dy, rows, spec));
             dispatch!(q, backward_cpu((q, k, v), output, lse, dy, rows, spec), unreachable_form())
         }
         None => {

@@ -4,7 +4,9 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
 use super::cpu::{self, Real};
-use super::{dispatch, vjp};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda, vjp};
 
 /// The activation on the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ const CUBIC: f64 = 0.044_715;
 /// On shapes or dtypes that do not fit.
 pub fn forward(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     check(gate, up)?;
+    on_cuda!(gate, cuda::glu_forward(gate, up, activation));
     dispatch!(gate, forward_cpu(gate, up, activation), composed(gate, up, activation))
 }
 
@@ -34,6 +37,7 @@ pub fn forward(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Ten
 pub fn backward(gate: &Tensor, up: &Tensor, dy: &Tensor, activation: Activation) -> Result<(Tensor, Tensor)> {
     check(gate, up)?;
     check(gate, dy)?;
+    on_cuda!(gate, cuda::glu_backward(gate, up, dy, activation));
     dispatch!(gate, backward_cpu(gate, up, dy, activation), {
         let mut grads = vjp(&[gate, up], dy, |v| composed(&v[0], &v[1], activation))?;
         let up_grad = grads.remove(1);

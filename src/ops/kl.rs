@@ -8,7 +8,9 @@ use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Real};
-use super::{dispatch, vjp};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda, vjp};
 
 /// Soft targets of M rows; options of row i stand at `option_boundaries[i]..option_boundaries[i + 1]`.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +92,7 @@ impl<'a> Targets<'a> {
 /// On shapes or dtypes that do not fit.
 pub fn kl(logits: &Tensor, cap: Option<f64>, targets: Targets, grad: bool) -> Result<(Rows, Option<Tensor>)> {
     targets.check(logits)?;
+    on_cuda!(logits, cuda::kl(logits, cap, targets, grad));
     dispatch!(logits, kl_cpu(logits, cap, targets, grad), kl_tensors(logits, cap, targets, grad))
 }
 
@@ -164,7 +167,7 @@ fn kl_tensors(
 }
 
 impl Rows {
-    fn push(&mut self, targets: &Targets, row: usize, option_log_probs: &[f64]) {
+    pub(super) fn push(&mut self, targets: &Targets, row: usize, option_log_probs: &[f64]) {
         let probs = &targets.probs[targets.options(row)];
         let mass = if targets.whole_vocabulary[row] { 0.0 } else { log_sum_exp(option_log_probs) };
         let cross = |(&t, &l): (&f32, &f64)| if t > 0.0 { f64::from(t) * (l - mass) } else { 0.0 };

@@ -6,15 +6,17 @@
 //! of candle's fused operations can cut a gradient without an error (which they do under autograd).
 //!
 //! Each operation has one *composed* reference made of candle's differentiable operations. It runs wherever
-//! there is no faster form (CUDA, Metal, half precision on the CPU), with candle's autograd giving its
+//! there is no faster form (Metal, half precision on the CPU), with candle's autograd giving its
 //! backward ([`vjp`]), and the fast forms are checked against it and against finite differences.
 //!
 //! Fast forms on the CPU work on f32 and f64, in parallel over fixed chunks: every sum has an order that
-//! does not depend on the number of threads.
+//! does not depend on the number of threads. Fast forms on CUDA work on f32 and bf16 (`cuda/`, with the `cuda` feature).
 
 pub mod adamw;
 pub mod attention;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dropout;
 pub mod glu;
 pub mod kl;
@@ -44,6 +46,17 @@ macro_rules! dispatch {
     };
 }
 use dispatch;
+
+/// Returns `$form` where this binary has CUDA kernels for `$x`.
+macro_rules! on_cuda {
+    ($x:expr, $form:expr) => {
+        #[cfg(feature = "cuda")]
+        if $crate::ops::cuda::has_kernels($x) {
+            return $form;
+        }
+    };
+}
+use on_cuda;
 
 /// Gradients of `sum(f(inputs) * output_grad)` with respect to `inputs`, by candle's autograd.
 ///

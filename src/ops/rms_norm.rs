@@ -7,7 +7,9 @@ use anyhow::{Result, ensure};
 use candle_core::{D, DType, Tensor};
 
 use super::cpu::{self, Real};
-use super::{dispatch, vjp};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda, vjp};
 
 /// Which value stands for "no change" in the stored weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub enum Gain {
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, w: &Tensor, eps: f64, gain: Gain) -> Result<Tensor> {
     check(x, w)?;
+    on_cuda!(x, cuda::rms_norm_forward(x, w, eps, gain));
     dispatch!(x, forward_cpu(x, w, eps, gain), composed(x, w, eps, gain))
 }
 
@@ -41,6 +44,9 @@ pub fn backward(
 ) -> Result<(Tensor, Option<Tensor>)> {
     check(x, w)?;
     ensure!(dy.shape() == x.shape(), "a gradient {:?} for a norm of {:?}", dy.shape(), x.shape());
+    if !weight_grad {
+        on_cuda!(x, Ok((cuda::rms_norm_backward(x, w, dy, eps, gain)?, None)));
+    }
     dispatch!(x, backward_cpu(x, w, dy, eps, gain, weight_grad), {
         let mut grads = vjp(&[x, w], dy, |v| composed(&v[0], &v[1], eps, gain))?;
         let dw = grads.pop().filter(|_| weight_grad);

@@ -7,7 +7,9 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::cpu::{self, Real};
-use super::{dispatch, vjp};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{dispatch, on_cuda, vjp};
 
 /// cos and sin of every token's angles, each (N, head size / 2).
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ impl Angles {
 /// On shapes or dtypes that do not fit.
 pub fn forward(x: &Tensor, angles: &Angles) -> Result<Tensor> {
     check(x, angles)?;
+    on_cuda!(x, cuda::rotate(x, &angles.cos, &angles.sin, 1.0));
     dispatch!(x, rotate_cpu(x, angles, false), composed(x, angles))
 }
 
@@ -61,6 +64,7 @@ pub fn forward(x: &Tensor, angles: &Angles) -> Result<Tensor> {
 /// On shapes or dtypes that do not fit.
 pub fn backward(dy: &Tensor, angles: &Angles) -> Result<Tensor> {
     check(dy, angles)?;
+    on_cuda!(dy, cuda::rotate(dy, &angles.cos, &angles.sin, -1.0));
     dispatch!(dy, rotate_cpu(dy, angles, true), Ok(vjp(&[dy], dy, |v| composed(&v[0], angles))?.remove(0)))
 }
 

@@ -22,11 +22,14 @@ pub struct AdamW {
 /// # Errors
 /// If the device fails.
 pub fn global_norm(gradients: &BTreeMap<String, Tensor>) -> Result<f64> {
-    let mut total = 0.0;
-    for gradient in gradients.values() {
-        total += gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+    let square =
+        |gradient: &Tensor| -> Result<Tensor> { Ok(gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?) };
+    let squares = gradients.values().map(square).collect::<Result<Vec<_>>>()?;
+    if squares.is_empty() {
+        return Ok(0.0);
     }
-    Ok(total.sqrt())
+    // Read at once: every reading waits for the device.
+    Ok(Tensor::stack(&squares, 0)?.to_vec1::<f64>()?.into_iter().sum::<f64>().sqrt())
 }
 
 impl AdamW {
