@@ -12,7 +12,6 @@ mod common;
 mod witness;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use bayesteach::episode::{self, Answer, Episode};

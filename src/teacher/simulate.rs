@@ -183,7 +183,8 @@ impl<'a> Course<'a> {
         }
         let world = self.world.name().to_string();
         let (id, user) = (id.to_string(), user.to_string());
-        let episode = Episode { format_version: FORMAT_VERSION, id, world, user, messages: dialogue.messages };
+        let episode =
+            Episode { format_version: FORMAT_VERSION, id, world, user, messages: dialogue.messages };
         Simulation { episode, answers: records, beliefs: Vec::new(), ignored: posterior.ignored() }
     }
 

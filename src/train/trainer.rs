@@ -19,7 +19,7 @@ use super::optimizer::{AdamW, global_norm};
 use crate::device;
 use crate::eval;
 use crate::metrics::{Measure, Measures, summarise};
-use crate::model::decoder::{Decoder, Keep};
+use crate::model::decoder::Decoder;
 use crate::model::gradients::Trainable;
 use crate::model::lora::{Adapter, LoraConfig};
 use crate::model::peft::{self, PeftConfig};

@@ -305,9 +305,11 @@ impl ChoiceWorld {
                 level == value || (level == "none" && value.strip_prefix("no ") == Some(label.as_str()))
             };
             let level = attribute.levels.iter().position(reads);
-            levels.push(level.with_context(|| {
-                format!("{label} {value:?} is none of {}", attribute.levels.join(" · "))
-            })?);
+            levels.push(
+                level.with_context(|| {
+                    format!("{label} {value:?} is none of {}", attribute.levels.join(" · "))
+                })?,
+            );
         }
         Ok(levels)
     }
