@@ -98,14 +98,20 @@ template <typename T, int D> struct Cut {
     static constexpr int SCORE_STRIDE = INNER + PAD;
 };
 
+// What a thread moves at once.
+struct alignas(16) Chunk {
+    unsigned words[4];
+};
+
 // Copies rows [first, end) of one head into shared memory (rows, STRIDE), with zeros up to `rows`.
 template <typename T, int D>
 __device__ void load_rows(T *to, const T *from, int first, int end, int rows, int heads, int head) {
-    for (int i = threadIdx.x; i < rows * D; i += THREADS) {
-        int row = i / D, column = i % D;
-        bool there = first + row < end;
-        to[row * Cut<T, D>::STRIDE + column] =
-            there ? from[((size_t)(first + row) * heads + head) * D + column] : narrow<T>(0.0f);
+    const int WIDTH = sizeof(Chunk) / sizeof(T);
+    for (int i = threadIdx.x; i < rows * (D / WIDTH); i += THREADS) {
+        int row = i / (D / WIDTH), column = i % (D / WIDTH) * WIDTH;
+        Chunk chunk = {{0, 0, 0, 0}};
+        if (first + row < end) chunk = *(const Chunk *)(from + ((size_t)(first + row) * heads + head) * D + column);
+        *(Chunk *)(to + row * Cut<T, D>::STRIDE + column) = chunk;
     }
 }
 

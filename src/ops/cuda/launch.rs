@@ -8,6 +8,7 @@ use candle_core::{CudaDevice, DType, Device, Shape, Storage, Tensor};
 
 use super::super::adamw::Step;
 
+#[allow(unreachable_pub, reason = "written by build.rs")]
 mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
