@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use super::live::{PartnerArgs, Place, append_episode};
-use super::{Context, Done, Settings, note, print};
+use super::{Context, Done, Settings, note, print, warn};
 use crate::error::usage;
 use crate::metrics::argmax;
 use crate::session::{Asked, Look, Probes};
@@ -97,7 +97,7 @@ pub(super) fn command(args: &AskArgs, context: &Context) -> Result<Done> {
         let Some(option) = talk.answer(asked)? else { break };
         print(&talk.surprise(asked, option));
         if !session.answer(option)? {
-            note("nobody in this world could have answered that: it teaches nothing");
+            warn("nobody in this world could have answered that: it teaches nothing");
         }
         look = Look::at(&sessions, &session, predictor.as_mut().map(|p| (p, &probes)))?;
         print(&talk.beliefs(&look));
@@ -149,7 +149,7 @@ impl<I: BufRead> Talk<I> {
             match typed {
                 "" => {}
                 "q" | "quit" | "exit" => return Ok(None),
-                _ => note(&format!("{typed:?} is no answer to this: {choices}, or q to end")),
+                _ => warn(&format!("{typed:?} is no answer to this: {choices}, or q to end")),
             }
         }
     }
