@@ -171,7 +171,7 @@ fn schedules_are_those_of_brute_force() {
     tiny_world(&place);
     let run = |more: &str| -> Value {
         let told =
-            place.ok(&format!("schedule tiny-run.toml --level kind=1 --pool pool.jsonl --json {more}"));
+            place.ok(&format!("schedule tiny-run.toml --level kind=a --pool pool.jsonl --json {more}"));
         serde_json::from_str(&told).unwrap()
     };
     let order = |told: &Value| -> Vec<usize> {
@@ -216,7 +216,7 @@ fn schedules_are_those_of_brute_force() {
     );
     assert_eq!(episode::read(&place.path("found.jsonl")).unwrap().len(), 2);
     for (words, part) in [
-        ("--level kind=4 --pool pool.jsonl", "levels are 1 to 3"),
+        ("--level kind=4 --pool pool.jsonl", "levels are a, b, c"),
         ("--level mood=1 --pool pool.jsonl", "has kind"),
         ("--user 3 --pool pool.jsonl", "users 0 to 2"),
         ("--user 0 --draw 9", "1 to 5"),

@@ -69,6 +69,22 @@ fn a_run_ends_in_a_page_and_plots() {
     assert!(before == place.files("runs/a"));
 }
 
+#[test]
+fn reported_beliefs_have_plots_of_their_own() {
+    let place = Place::new();
+    place.ok("run c.toml --set train.max_steps=2 --set teacher.beliefs.every=2");
+    let page = page(&place, "runs/a");
+    assert_harmless(&page);
+    for part in ["Reported beliefs: accuracy", "Reported beliefs: KL from the teacher", "emotional stability"]
+    {
+        assert!(page.contains(part), "{part} is not in the page");
+    }
+    let plots = place.names("runs/a/plots");
+    for name in ["beliefs-accuracy.svg", "beliefs-kl.svg"] {
+        assert!(plots.contains(&name.to_owned()), "{plots:?}");
+    }
+}
+
 /// Everything that is shown comes from files that anyone may have written.
 #[test]
 fn hostile_text_stays_text() {

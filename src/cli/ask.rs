@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use super::live::{PartnerArgs, Place, append_episode};
-use super::{Context, Done, Settings, note, print};
+use super::{Context, Done, Settings, note, print, warn};
 use crate::error::usage;
 use crate::metrics::argmax;
 use crate::session::{Asked, Look, Probes};
@@ -97,7 +97,7 @@ pub(super) fn command(args: &AskArgs, context: &Context) -> Result<Done> {
         let Some(option) = talk.answer(asked)? else { break };
         print(&talk.surprise(asked, option));
         if !session.answer(option)? {
-            note("nobody in this world could have answered that: it teaches nothing");
+            warn("nobody in this world could have answered that: it teaches nothing");
         }
         look = Look::at(&sessions, &session, predictor.as_mut().map(|p| (p, &probes)))?;
         print(&talk.beliefs(&look));
@@ -149,7 +149,7 @@ impl<I: BufRead> Talk<I> {
             match typed {
                 "" => {}
                 "q" | "quit" | "exit" => return Ok(None),
-                _ => note(&format!("{typed:?} is no answer to this: {choices}, or q to end")),
+                _ => warn(&format!("{typed:?} is no answer to this: {choices}, or q to end")),
             }
         }
     }
@@ -172,7 +172,7 @@ impl<I: BufRead> Talk<I> {
         for belief in &look.beliefs {
             let mut name = belief.name.replace('_', " ");
             let mut row = |who: &str, probs: &[f64]| {
-                let bars = bars(probs);
+                let bars = bars(&belief.values, probs);
                 let _ = writeln!(text, "  {name:width$}  {who:<7}  {bars}");
                 name.clear();
             };
@@ -196,7 +196,10 @@ impl<I: BufRead> Talk<I> {
             let name = belief.name.replace('_', " ");
             let best = |probs: &[f64]| {
                 let level = argmax(probs);
-                format!("{} of {} ({:.0} % sure)", level + 1, probs.len(), 100.0 * probs[level])
+                let is_scale =
+                    belief.values.iter().enumerate().all(|(i, value)| *value == (i + 1).to_string());
+                let scale = if is_scale { format!(" of {}", probs.len()) } else { String::new() };
+                format!("{}{scale} ({:.0} % sure)", belief.values[level], 100.0 * probs[level])
             };
             let mut told: Vec<String> = Vec::new();
             if self.who != Who::Model {
@@ -222,12 +225,12 @@ fn option_of(typed: &str, labels: &[String]) -> Option<usize> {
 }
 
 /// Levels with their probabilities, or the bars alone where there are many.
-fn bars(probs: &[f64]) -> String {
+fn bars(values: &[String], probs: &[f64]) -> String {
     if probs.len() > 9 {
         return probs.iter().map(|&p| bar(p)).collect();
     }
-    let level = |(i, &p): (usize, &f64)| format!("{} {} {p:.2}", i + 1, bar(p));
-    probs.iter().enumerate().map(level).collect::<Vec<_>>().join("  ")
+    let level = |(value, &p): (&String, &f64)| format!("{value} {} {p:.2}", bar(p));
+    values.iter().zip(probs).map(level).collect::<Vec<_>>().join("  ")
 }
 
 /// A probability as eight steps of height.

@@ -216,7 +216,7 @@ impl Command {
 
     /// The same, or the command has such an option of its own.
     fn has_json(&self) -> bool {
-        self.says_json() || matches!(self, Self::Bench(_) | Self::Compare { .. })
+        self.says_json() || matches!(self, Self::Bench(_) | Self::Compare { .. } | Self::Schedule(_))
     }
 }
 
@@ -246,7 +246,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     output::settle(Manner { quiet: cli.quiet, json: cli.json && cli.command.says_json() });
     if cli.json && !cli.command.has_json() {
-        warn("error: --json is for run, teach, train, eval, bench and compare");
+        warn("error: --json is for run, teach, train, eval, bench, compare and schedule");
         return ExitCode::from(2);
     }
     let threads = if let Command::Bench(args) = &cli.command { args.threads } else { None };

@@ -24,9 +24,9 @@ pub(super) struct ScheduleArgs {
     /// The target: the user of this index in the world's grid
     #[arg(long, value_name = "INDEX", conflicts_with = "levels", required_unless_present = "levels")]
     user: Option<usize>,
-    /// The target: an attribute at a level from 1, such as extraversion=5; may be repeated
+    /// The target: an attribute at a level, such as extraversion=5 or illness=flu; may be repeated
     #[arg(long = "level", value_name = "NAME=LEVEL", value_parser = parse_level)]
-    levels: Vec<(String, usize)>,
+    levels: Vec<(String, String)>,
     /// The examples to choose from: an episode file of this world
     #[arg(long, value_name = "FILE.jsonl")]
     pool: Option<PathBuf>,
@@ -78,10 +78,9 @@ impl From<SearchArg> for Search {
     }
 }
 
-fn parse_level(text: &str) -> Result<(String, usize), String> {
-    let parsed =
-        text.split_once('=').and_then(|(name, level)| Some((name.trim(), level.trim().parse().ok()?)));
-    parsed.map(|(name, level)| (name.to_owned(), level)).ok_or_else(|| format!("{text:?} is not NAME=LEVEL"))
+fn parse_level(text: &str) -> Result<(String, String), String> {
+    let parsed = text.split_once('=').map(|(name, level)| (name.trim().to_owned(), level.trim().to_owned()));
+    parsed.ok_or_else(|| format!("{text:?} is not NAME=LEVEL"))
 }
 
 pub(super) fn command(args: &ScheduleArgs, context: &Context) -> Result<Done> {
@@ -175,8 +174,10 @@ impl Course<'_> {
     fn all(&self, args: &ScheduleArgs, mut model: Option<&mut Predictor>) -> Result<Vec<Schedule>> {
         let count = args.count;
         let mut schedules = Vec::new();
+        let before = self.sessions.interview();
         let order = schedule(self.pool.len(), count, args.search.into(), &mut |order| {
-            Ok(self.target.log_belief(self.after(order).posterior()))
+            let shown = order.iter().map(|&i| (&self.pool[i].question, self.pool[i].answer));
+            Ok(self.target.log_belief(&before.believing(shown)))
         })?;
         schedules.push(self.follow("chosen by the teacher", order, &mut model)?);
         if let Some(predictor) = model.as_mut().filter(|_| args.by_model) {

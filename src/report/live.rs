@@ -130,6 +130,18 @@ fn state(dir: &Path, run: &Run) -> &'static str {
     }
 }
 
+/// The end of a name, which is where paths differ, as far as a legend has room.
+fn ending(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= LEGEND {
+        return name.to_owned();
+    }
+    std::iter::once('…').chain(name.chars().skip(length + 1 - LEGEND)).collect()
+}
+
+/// Characters in a legend.
+const LEGEND: usize = 18;
+
 fn charts(runs: &[Result<Run, String>], names: &[String]) -> Vec<String> {
     let wanted = [
         ("loss", "Loss", "loss (nats, logarithmic)", true, Look::Course),
@@ -144,7 +156,7 @@ fn charts(runs: &[Result<Run, String>], names: &[String]) -> Vec<String> {
             let numbered = runs.iter().enumerate().filter_map(|(i, run)| Some((i, run.as_ref().ok()?)));
             let lines: Vec<Line> = numbered
                 .map(|(i, run)| {
-                    let short: String = names[i].chars().take(14).collect();
+                    let short = ending(&names[i]);
                     course(run, name, Who::Run(i % RUNS), &short, look).without_band(look == Look::Whiskers)
                 })
                 .collect();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::chart::{Answer, Plot, value};
-use super::plots::{Plots, measured};
+use super::plots::{Plots, measured, measured_beliefs};
 use super::run::Run;
 use super::style::{self, Who};
 use crate::files;
@@ -60,6 +60,7 @@ struct Page {
     /// Of the reported beliefs.
     beliefs: Table,
     beliefs_by_name: Option<Numbers>,
+    beliefs_plots: Vec<Drawing>,
     groups: Vec<Group>,
     episodes: Vec<Episode>,
     facts: Vec<Facts>,
@@ -203,6 +204,7 @@ fn page(run: &Run, plots: &Plots) -> Page {
         table: table(eval),
         beliefs: beliefs(eval),
         beliefs_by_name: eval.and_then(beliefs_by_name),
+        beliefs_plots: drawings(&plots.beliefs.iter().collect::<Vec<_>>()),
         groups,
         episodes,
         facts: facts(run),
@@ -357,11 +359,6 @@ fn beliefs(eval: Option<&EvalFile>) -> Table {
     table_of(about, &measured_beliefs(eval))
 }
 
-/// Who was measured, with the measures of the reported beliefs.
-fn measured_beliefs(eval: &EvalFile) -> Vec<(Who, &Measures)> {
-    measured(eval).into_iter().filter_map(|(who, m)| Some((who, m.beliefs.as_deref()?))).collect()
-}
-
 /// The reported beliefs by what they are about.
 fn beliefs_by_name(eval: &EvalFile) -> Option<Numbers> {
     let all = measured_beliefs(eval);
@@ -379,7 +376,10 @@ fn beliefs_by_name(eval: &EvalFile) -> Option<Numbers> {
         }
     }
     let titles = ["belief".to_string(), String::new()];
-    Some(Numbers { columns: titles.into_iter().chain(of.iter().map(|of| of.belief.clone())).collect(), rows })
+    Some(Numbers {
+        columns: titles.into_iter().chain(of.iter().map(|of| of.belief.replace('_', " "))).collect(),
+        rows,
+    })
 }
 
 fn table_of(about: String, all: &[(Who, &Measures)]) -> Table {
@@ -408,17 +408,16 @@ fn table_of(about: String, all: &[(Who, &Measures)]) -> Table {
     Table { about, columns: all.iter().map(|(who, _)| who.name()).collect(), rows }
 }
 
+fn drawings(plots: &[&Plot]) -> Vec<Drawing> {
+    let drawing =
+        |plot: &&Plot| Drawing { svg: Safe::from_safe_string(plot.svg.inline(&plot.title)), wide: plot.wide };
+    plots.iter().map(drawing).collect()
+}
+
 fn groups(eval: Option<&EvalFile>, plots: &Plots) -> Vec<Group> {
     let (small, wide): (Vec<&Plot>, Vec<&Plot>) =
         plots.choices.iter().partition(|plot| plot.name != "agreement-by-margin");
-    let inline = |plots: &[&Plot]| -> Vec<Drawing> {
-        let drawing = |plot: &&Plot| Drawing {
-            svg: Safe::from_safe_string(plot.svg.inline(&plot.title)),
-            wide: plot.wide,
-        };
-        plots.iter().map(drawing).collect()
-    };
-    let all = |plots: &[Plot]| inline(&plots.iter().collect::<Vec<_>>());
+    let all = |plots: &[Plot]| drawings(&plots.iter().collect::<Vec<_>>());
     let groups = [
         Group {
             id: "observations",
@@ -456,9 +455,9 @@ fn groups(eval: Option<&EvalFile>, plots: &Plots) -> Vec<Group> {
             about: "How often the most probable option is the teacher's, by how clear the teacher's choice is: at \
                     near-ties two perfect predictors differ too. The tables show which options are taken for which, in \
                     percent of each row.",
-            plots: inline(&wide),
+            plots: drawings(&wide),
             side: eval.and_then(margins),
-            small: inline(&small),
+            small: drawings(&small),
             table: None,
         },
     ];

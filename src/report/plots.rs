@@ -9,6 +9,8 @@ use crate::metrics::{EvalFile, Measure, Measures, MeasuresAt};
 /// The plots of a run, by section of the page.
 pub(super) struct Plots {
     pub by_observations: Vec<Plot>,
+    /// Of the reported beliefs alone.
+    pub beliefs: Vec<Plot>,
     pub training: Vec<Plot>,
     pub calibration: Vec<Plot>,
     pub choices: Vec<Plot>,
@@ -19,6 +21,7 @@ impl Plots {
         let eval = run.eval.as_ref();
         Self {
             by_observations: eval.map(by_observations).unwrap_or_default(),
+            beliefs: eval.map(beliefs).unwrap_or_default(),
             training: training(run),
             calibration: eval.map(calibration).unwrap_or_default(),
             choices: eval.map(choices).unwrap_or_default(),
@@ -26,7 +29,8 @@ impl Plots {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Plot> {
-        let sections = [&self.by_observations, &self.training, &self.calibration, &self.choices];
+        let sections =
+            [&self.by_observations, &self.beliefs, &self.training, &self.calibration, &self.choices];
         sections.into_iter().flatten()
     }
 }
@@ -45,20 +49,44 @@ fn extent(lines: &[Line]) -> impl Iterator<Item = f64> {
     points.flat_map(|p| [p.y, p.interval.map_or(p.y, |i| i.0), p.interval.map_or(p.y, |i| i.1)])
 }
 
-fn by_observations(eval: &EvalFile) -> Vec<Plot> {
-    let lines = |measure: Measure| -> Vec<Line> {
-        let line = |(who, m): (Who, &Measures)| {
-            let point = |at: &MeasuresAt| {
-                let tip = format!(" ({} earlier answers, {} answers)", at.observations, at.answers);
-                let (x, y) = (at.observations as f64, at.get(measure)?);
-                Some(Point::mean(x, y, at.standard_error(measure), tip))
-            };
-            let points: Vec<Point> = m.by_observations.iter().filter_map(point).collect();
-            let name = who.name().to_string();
-            (!points.is_empty()).then_some(Line { who, name, points, look: Look::Band })
+/// The reported beliefs of those who were measured.
+pub(super) fn measured_beliefs(eval: &EvalFile) -> Vec<(Who, &Measures)> {
+    measured(eval).into_iter().filter_map(|(who, m)| Some((who, m.beliefs.as_deref()?))).collect()
+}
+
+/// A line for each of `all`, by the number of observations.
+fn lines_by_observations(all: Vec<(Who, &Measures)>, measure: Measure) -> Vec<Line> {
+    let line = |(who, m): (Who, &Measures)| {
+        let point = |at: &MeasuresAt| {
+            let tip = format!(" ({} earlier answers, {} answers)", at.observations, at.answers);
+            let (x, y) = (at.observations as f64, at.get(measure)?);
+            Some(Point::mean(x, y, at.standard_error(measure), tip))
         };
-        measured(eval).into_iter().filter_map(line).collect()
+        let points: Vec<Point> = m.by_observations.iter().filter_map(point).collect();
+        let name = who.name().to_string();
+        (!points.is_empty()).then_some(Line { who, name, points, look: Look::Band })
     };
+    all.into_iter().filter_map(line).collect()
+}
+
+/// How reported beliefs follow the evidence.
+fn beliefs(eval: &EvalFile) -> Vec<Plot> {
+    let wanted = [
+        ("beliefs-accuracy", "Reported beliefs: accuracy", "accuracy", Measure::Accuracy),
+        ("beliefs-kl", "Reported beliefs: KL from the teacher", "KL (nats)", Measure::Kl),
+    ];
+    let plot = |(name, title, y_label, measure)| {
+        let lines = lines_by_observations(measured_beliefs(eval), measure);
+        let y = Axis::linear(extent(&lines));
+        let x_label = "earlier answers that bear on what is reported";
+        let chart = LineChart { name, title, x_label, y_label, x_names: None, y, lines, wide: false };
+        (!chart.lines.is_empty()).then(|| chart.draw())
+    };
+    wanted.into_iter().filter_map(plot).collect()
+}
+
+fn by_observations(eval: &EvalFile) -> Vec<Plot> {
+    let lines = |measure: Measure| lines_by_observations(measured(eval), measure);
     let mut plots = Vec::new();
     let mut plot = |name, title, y_label, y: Axis, lines: Vec<Line>| {
         if !lines.is_empty() {

@@ -52,6 +52,8 @@ pub struct BeliefAt {
     pub name: String,
     /// How the model is asked for it, which says what the levels mean.
     pub ask: String,
+    /// What each level is called.
+    pub values: Vec<String>,
     /// Whether its levels are steps on a scale.
     pub ordered: bool,
     /// The exact marginal.
@@ -146,6 +148,7 @@ impl Look {
                 .map(|attribute| BeliefAt {
                     name: attribute.name.clone(),
                     ask: attribute.ask.clone(),
+                    values: attribute.values.clone(),
                     ordered: attribute.ordered,
                     teacher: interview.belief(attribute),
                     implied: None,

@@ -89,23 +89,23 @@ impl Target {
         Ok(Target { members: world.user(index).into_iter().zip(world.factors()).map(is).collect() })
     }
 
-    /// Levels of attributes, each counted from 1.
+    /// Levels of attributes, each by its name or its number from 1.
     ///
     /// # Errors
     /// If an attribute or a level is not there, or nobody has all these levels.
-    pub fn levels(world: &World, levels: &[(String, usize)]) -> Result<Target> {
+    pub fn levels(world: &World, levels: &[(String, String)]) -> Result<Target> {
         let attributes = world.attributes();
         let mut members: Vec<Option<Vec<bool>>> = vec![None; world.factors().len()];
         for (name, level) in levels {
             let attribute = find(&attributes, name, world)?;
-            ensure!(
-                (1..=attribute.levels).contains(level),
-                usage(format!("{name}={level}: its levels are 1 to {}", attribute.levels))
-            );
+            let Some(wanted) = attribute.level(level) else {
+                let known = attribute.values.join(", ");
+                return Err(usage(format!("{name}={level}: its levels are {known}")));
+            };
             let factor = &world.factors()[attribute.factor];
             let of = members[attribute.factor].get_or_insert_with(|| vec![true; factor.prior.len()]);
             for (is, has) in of.iter_mut().zip(&attribute.level_of) {
-                *is &= usize::from(*has) + 1 == *level;
+                *is &= usize::from(*has) == wanted;
             }
         }
         for (factor, of) in world.factors().iter().zip(&members) {
@@ -283,7 +283,8 @@ mod tests {
         let world = World::personality(&Default::default()).unwrap();
         let prior = Posterior::prior(world.factors());
         assert!((Target::user(&world, 7).unwrap().log_belief(&prior) + 3125_f64.ln()).abs() < 1e-12);
-        let level = |name: &str, level| Target::levels(&world, &[(name.to_owned(), level)]);
+        let level =
+            |name: &str, level: usize| Target::levels(&world, &[(name.to_owned(), level.to_string())]);
         let target = level("extraversion", 5).unwrap();
         assert!((target.log_belief(&prior) + 5_f64.ln()).abs() < 1e-12);
         assert!(target.is_about(0) && !target.is_about(1));
@@ -296,7 +297,7 @@ mod tests {
         let flights = World::flights(&Default::default()).unwrap();
         let all = ["departure_time", "duration", "number_of_stops", "price"];
         // Who is indifferent to everything is no user.
-        let nobody: Vec<(String, usize)> = all.iter().map(|name| ((*name).to_owned(), 3)).collect();
+        let nobody: Vec<_> = all.iter().map(|name| ((*name).to_owned(), "3".to_owned())).collect();
         assert!(Target::levels(&flights, &nobody).unwrap_err().to_string().contains("nobody"));
     }
 

@@ -107,6 +107,15 @@ impl Interview<'_> {
         &self.posterior
     }
 
+    /// What the teacher would believe after these answers too, without a word being said.
+    pub fn believing<'q>(&self, answers: impl IntoIterator<Item = (&'q Question, usize)>) -> Posterior {
+        let mut posterior = self.posterior.clone();
+        for (question, answer) in answers {
+            self.rules.observe(&mut posterior, question, answer);
+        }
+        posterior
+    }
+
     /// The questions that were answered.
     pub fn asked(&self) -> &[Question] {
         &self.asked
@@ -289,6 +298,10 @@ mod tests {
         assert_eq!(asking.len(), 4);
         assert!(asking[1].answer.is_none() && asking[3].content == "The best option is Flight 1.");
         assert!(asking[2].content.ends_with(question.text.trim_end()));
+        let believed = session.interview().believing([(&question, 2)]);
+        let mut said = session.interview().clone();
+        said.answer(&question, 2);
+        assert_eq!(believed.marginal(0), said.posterior().marginal(0));
         let belief = &sessions.attributes()[3];
         let asking = session.interview().asking_belief(belief);
         assert!(asking[2].content.contains("price") && asking[3].content == "1");

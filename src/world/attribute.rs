@@ -21,13 +21,26 @@ pub struct Attribute {
     pub levels: usize,
     /// The level in `0..levels` of each hypothesis of the factor.
     pub level_of: Vec<u8>,
+    /// What each level is called: its number on the scale from 1, or a name.
+    pub values: Vec<String>,
     /// Whether the levels are steps on a scale, and not names in the order of a list.
     pub ordered: bool,
     /// How a belief about it is asked for, on a scale from 1 to `levels`.
     pub ask: String,
 }
 
+/// The levels by number, for scales without names.
+pub(super) fn numbered(levels: usize) -> Vec<String> {
+    (1..=levels).map(|level| level.to_string()).collect()
+}
+
 impl Attribute {
+    /// The level, from 0, of that name or number.
+    pub fn level(&self, text: &str) -> Option<usize> {
+        let number = || text.parse::<usize>().ok()?.checked_sub(1).filter(|level| *level < self.levels);
+        self.values.iter().position(|value| value == text).or_else(number)
+    }
+
     /// The question for a belief about the attribute. Its options are the levels, so that its likelihood is certain
     /// under every hypothesis and a teacher's prediction of the "answer" is the marginal belief.
     pub fn question(&self) -> Question {
@@ -35,7 +48,7 @@ impl Attribute {
             Arc::new(Likelihood::Choice { options: self.levels, choices: self.level_of.clone() });
         Question {
             text: self.ask.clone(),
-            labels: (1..=self.levels).map(|level| level.to_string()).collect(),
+            labels: numbered(self.levels).into(),
             factor: self.factor,
             behaviour: Arc::clone(&likelihood),
             likelihood,

@@ -361,6 +361,7 @@ impl ChoiceWorld {
                 factor: 0,
                 levels,
                 level_of: column.iter().map(level).collect(),
+                values: attribute::numbered(levels),
                 ordered: true,
             })
         };

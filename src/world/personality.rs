@@ -18,6 +18,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::attribute::numbered;
 use super::graded::{GradedItem, graded_response};
 use super::ipip::{ITEMS, Key, Trait};
 use super::items::{ItemParts, ItemWorld, ItemWorldParts};
@@ -312,6 +313,7 @@ fn attribute(of: Trait, levels: usize, joint: &Joint) -> Attribute {
         factor: group,
         levels,
         level_of: hypotheses.map(|h| joint.value(of as usize, h) as u8).collect(),
+        values: numbered(levels),
         ordered: true,
         ask: format!(
             "How high do you think I am on {}, on a scale from 1 (very low) to {levels} (very high)? Reply with the \

@@ -177,6 +177,7 @@ fn attributes(respects: &[Respect], joint: &Joint) -> Vec<Attribute> {
             factor: group,
             levels,
             level_of: hypotheses.map(|h| joint.value(f, h) as u8).collect(),
+            values: respect.values.clone(),
             ordered: respect.numbers.is_some(),
             ask: format!(
                 "What do you think my {name} is, from 1 to {levels}? {}. Reply with the number only.",
