@@ -168,6 +168,19 @@ MODELS = {
                         "query_pre_attn_scalar of head_dim": {"text_config.query_pre_attn_scalar": 16},
                         "pattern 5": {"text_config.sliding_window_pattern": 5}},
     },
+    # A mixture of experts; the hub's files have each expert's matrices apart.
+    "qwen3_moe": {
+        "config": {**BASIC, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 32,
+                   "intermediate_size": 64, "moe_intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 12,
+                   "num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "decoder_sparse_step": 1,
+                   "mlp_only_layers": [], "output_router_logits": False, "router_aux_loss_coef": 0.001,
+                   "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "rope_scaling": None,
+                   "sliding_window": None, "max_window_layers": 2, "use_sliding_window": False,
+                   "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": False},
+        "base_gradients": True,
+        "sensitivity": {"weights not normalised": {"norm_topk_prob": False},
+                        "2 experts a token": {"num_experts_per_tok": 2}},
+    },
 }
 
 # --------------------------------------------------------------------------- float64 throughout
@@ -203,10 +216,16 @@ def model_class(config):
     return getattr(transformers, config["architectures"][0])
 
 
+def eager(config):
+    """The plain loops, which alone compute in float64."""
+    experts = {"experts_implementation": "eager"} if "num_experts" in config else {}
+    return {"attn_implementation": "eager", **experts}
+
+
 def build(config):
     cls = model_class(config)
-    return cls._from_config(cls.config_class.from_dict(copy.deepcopy(config)), attn_implementation="eager",
-                            dtype=torch.float32).eval()
+    return cls._from_config(cls.config_class.from_dict(copy.deepcopy(config)), dtype=torch.float32,
+                            **eager(config)).eval()
 
 
 def randomise(model, seed, gemma):
@@ -234,6 +253,17 @@ def randomise(model, seed, gemma):
             p.copy_(noise)
 
 
+def on_disk(name, tensor, multimodal):
+    """A parameter as the hub's files have it: experts apart, which transformers 5 holds as one."""
+    for fused, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        if name.endswith("mlp.experts." + fused):
+            for e, of_expert in enumerate(tensor):
+                for part, matrix in zip(parts, of_expert.chunk(len(parts))):
+                    yield name.removesuffix(fused) + f"{e}.{part}.weight", matrix
+            return
+    yield disk_name(name, multimodal), tensor
+
+
 def disk_name(name, multimodal):
     """Name of a parameter in the hub's files; only the multimodal checkpoints differ from the modules' paths."""
     if not multimodal:
@@ -252,8 +282,8 @@ def write_model(folder, spec, seed):
     dump(folder / "config.json", config)
     model = build(config)
     randomise(model, seed, "gemma" in config["model_type"])
-    state = {disk_name(n, spec.get("multimodal")): p.detach().to(dtype).contiguous()
-             for n, p in model.named_parameters()}
+    state = {name: t.to(dtype).contiguous().clone() for n, p in model.named_parameters()
+             for name, t in on_disk(n, p.detach(), spec.get("multimodal"))}
     if spec.get("shards"):
         parts, sizes = [{}, {}], [0, 0]
         for i, (n, t) in enumerate(state.items()):
@@ -273,8 +303,8 @@ def write_model(folder, spec, seed):
 def load_base(folder, config):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, info = model_class(config).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
-                                                          output_loading_info=True)
+        model, info = model_class(config).from_pretrained(folder, dtype=torch.float32,
+                                                          output_loading_info=True, **eager(config))
     wrong = {k: v for k, v in info.items() if v}
     tied = {"lm_head.weight"}
     assert not wrong or set(wrong) == {"missing_keys"} and set(wrong["missing_keys"]) <= tied, wrong
@@ -311,7 +341,8 @@ def write_other_style(folder, spec):
 def write_adapter(folder, spec, seed):
     model = load_base(folder, spec["config"])
     names = "|".join(LINEARS)
-    target = rf".*language_model.*\.({names})" if spec.get("multimodal") else list(LINEARS)
+    linears = LINEARS[:4] if "num_experts" in spec["config"] else LINEARS    # experts are no linears there
+    target = rf".*language_model.*\.({names})" if spec.get("multimodal") else list(linears)
     torch.manual_seed(seed)
     lora = get_peft_model(model, LoraConfig(r=3, lora_alpha=5, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
                                             target_modules=target, use_rslora=spec.get("rslora", False)))
@@ -479,7 +510,8 @@ def compute(folder, spec, seqs, double):
         record["losses"]["base"] = numbers(table)
         if spec.get("base_gradients"):
             grads = gradients(base, table["kl_vocabulary"]["mean"], lambda n: n)
-            tensors.update({f"grad_base/{n}": g for n, g in grads.items()})
+            tensors.update({f"grad_base/{part}": t.contiguous() for n, g in grads.items()
+                            for part, t in on_disk(n, g, False)})
         tensors.update({f"logits_{i}": t.detach() for i, t in enumerate(logits)})
 
         logits = forward(model, seqs)

@@ -222,8 +222,8 @@ impl HubModel {
         let has_template =
             || std::fs::read_to_string(config).is_ok_and(|text| text.contains("\"chat_template\""));
         let lacks_template = || lacks("chat_template.jinja") && !has_template();
-        lacks("generation_config.json")
-            || files.has_tokenizer() && (lacks("tokenizer_config.json") || lacks_template())
+        // Without these a dialogue reads otherwise; nothing else is worth a request at every start.
+        files.has_tokenizer() && (lacks("tokenizer_config.json") || lacks_template())
     }
 
     /// Where the cache keeps, as empty files, the names of files that a commit does not have.

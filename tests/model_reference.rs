@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use bayesteach::model::config::ModelConfig;
 use bayesteach::model::decoder::{Decoder, Keep, Past, Tokens};
 use bayesteach::model::gradients::{Gradients, Trainable};
+use bayesteach::model::lora::LoraConfig;
 use bayesteach::model::{peft, tensors};
 use bayesteach::ops::kl::Targets;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-const FAMILIES: [&str; 8] = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"];
+const FAMILIES: [&str; 9] =
+    ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen3_moe"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(name)
@@ -265,7 +267,7 @@ fn losses_and_adapter_gradients_agree() {
 
 #[test]
 fn gradients_of_all_weights_agree() {
-    for name in ["llama", "gemma2"] {
+    for name in ["llama", "gemma2", "qwen3_moe"] {
         for dtype in [DType::F32, DType::F64] {
             let reference = Reference::load(name, dtype);
             let (loss, grads) =
@@ -320,5 +322,33 @@ fn a_merged_adapter_equals_base_plus_adapter() {
             let difference = relative_l2(&logits(&reference.model), &with_adapter);
             assert!(difference < tolerance, "{name} {dtype:?}: {difference:e}");
         }
+    }
+}
+
+#[test]
+fn mixtures_take_adapters_on_attention_and_say_what_they_do_not_take() {
+    let dir = folder("qwen3_moe");
+    let model = ModelConfig::load(&dir).unwrap();
+    let decoder = Decoder::load(&dir, &model, DType::F32, &Device::Cpu).unwrap();
+    let counted: usize = decoder.parameters().values().map(Tensor::elem_count).sum();
+    assert_eq!(model.parameter_count(), counted);
+    let all = LoraConfig::default();
+    assert_eq!(all.targets_in(&model), ["q_proj", "k_proj", "v_proj", "o_proj"]);
+    all.check_against(&model).unwrap();
+    let names: LoraConfig = toml::from_str("target_modules = [\"q_proj\", \"up_proj\"]").unwrap();
+    let refused = names.check_against(&model).unwrap_err().to_string();
+    assert!(refused.contains("\"up_proj\"") && refused.contains("experts"), "{refused}");
+
+    let json: Value = bayesteach::files::read_json(&dir.join("config.json")).unwrap();
+    for (key, value, part) in [
+        ("mlp_only_layers", serde_json::json!([0]), "mlp_only_layers"),
+        ("decoder_sparse_step", serde_json::json!(2), "decoder_sparse_step"),
+        ("num_experts_per_tok", serde_json::json!(7), "num_experts_per_tok = 7"),
+        ("moe_intermediate_size", Value::Null, "moe_intermediate_size is missing"),
+    ] {
+        let mut bad = json.clone();
+        bad[key] = value;
+        let error = format!("{:#}", ModelConfig::parse(&bad).unwrap_err());
+        assert!(error.contains(part), "{error}");
     }
 }

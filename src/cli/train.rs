@@ -197,6 +197,7 @@ impl Job {
         if config.train.weights == Trainable::All && source.config.multimodal {
             return Err(usage("train.weights = \"all\" does not go with a multimodal checkpoint"));
         }
+        config.lora.check_against(&source.config)?;
         let format_trains = config.loss.format_weight > 0.0;
         let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
         let data = load_data(&config, &pipeline)?;

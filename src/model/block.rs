@@ -2,6 +2,8 @@
 //!
 //! x ─ norm ─ q, k, v ─ (per-head norms) ─ rotate ─ attention ─ o ─ (norm) ─ + x = h
 //! h ─ norm ─ gate, up ─ activation ─ down ─ (norm) ─ + h
+//!
+//! Or experts ([`super::experts`]) in place of gate, up and down.
 
 use std::borrow::Cow;
 
@@ -10,6 +12,7 @@ use candle_core::Tensor;
 
 use super::config::{LayerKind, ModelConfig};
 use super::decoder::Run;
+use super::experts::{Chosen, Experts};
 use super::gradients::Gradients;
 use super::loading::Weights;
 use super::lora;
@@ -51,11 +54,27 @@ pub(super) struct Block {
     qk_norms: Option<(Norm, Norm)>,
     attention_post_norm: Option<Norm>,
     mlp_norm: Norm,
+    mlp: Mlp,
+    mlp_post_norm: Option<Norm>,
+    kind: LayerKind,
+}
+
+/// What follows attention.
+enum Mlp {
+    Dense(Box<Dense>),
+    Experts(Experts),
+}
+
+struct Dense {
     gate: Linear,
     up: Linear,
     down: Linear,
-    mlp_post_norm: Option<Norm>,
-    kind: LayerKind,
+}
+
+/// What the MLP's backward reads.
+enum MlpTrace {
+    Dense { gate: Tensor, up: Tensor },
+    Experts(Chosen),
 }
 
 /// The rows of a run that a part of a block works on: some, or all where none.
@@ -98,8 +117,7 @@ pub(super) struct Trace {
     attention_branch: Option<Tensor>,
     h: Tensor,
     normed_h: Tensor,
-    gate: Tensor,
-    up: Tensor,
+    mlp: MlpTrace,
     /// The MLP branch before its post-norm, where it has one.
     mlp_branch: Option<Tensor>,
 }
@@ -174,7 +192,12 @@ impl Linear {
 }
 
 /// The outputs of linears that share the input `x`.
-fn forward<const K: usize>(linears: [&Linear; K], x: &Tensor, run: &Run, at: At) -> Result<[Tensor; K]> {
+pub(super) fn forward<const K: usize>(
+    linears: [&Linear; K],
+    x: &Tensor,
+    run: &Run,
+    at: At,
+) -> Result<[Tensor; K]> {
     let ready = linears.iter().map(|l| l.ready(x, run, at)).collect::<Result<Vec<_>>>()?;
     let layers: Vec<_> = linears.iter().zip(&ready).map(|(l, ready)| l.layer(ready)).collect();
     let outputs = linear::forward_all(x, &layers)?;
@@ -182,7 +205,7 @@ fn forward<const K: usize>(linears: [&Linear; K], x: &Tensor, run: &Run, at: At)
 }
 
 /// Adds the gradients of linears that share the input `x` to `grads`, and their input's gradient to `dx`.
-fn backward<const K: usize>(
+pub(super) fn backward<const K: usize>(
     linears: [(&Linear, &Tensor); K],
     x: &Tensor,
     dx: Option<&mut Option<Tensor>>,
@@ -250,20 +273,35 @@ impl Block {
             qk_norms,
             attention_post_norm,
             mlp_norm,
-            gate: linear("gate_proj", config.mlp_bias)?,
-            up: linear("up_proj", config.mlp_bias)?,
-            down: linear("down_proj", config.mlp_bias)?,
+            mlp: match config.routing {
+                Some(rule) => Mlp::Experts(Experts::load(weights, config, layer, rule)?),
+                None => Mlp::Dense(Box::new(Dense {
+                    gate: linear("gate_proj", config.mlp_bias)?,
+                    up: linear("up_proj", config.mlp_bias)?,
+                    down: linear("down_proj", config.mlp_bias)?,
+                })),
+            },
             mlp_post_norm,
             kind: config.layers[layer],
         })
     }
 
-    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears = vec![&mut self.q, &mut self.k, &mut self.v, &mut self.o];
+        match &mut self.mlp {
+            Mlp::Dense(mlp) => linears.extend([&mut mlp.gate, &mut mlp.up, &mut mlp.down]),
+            Mlp::Experts(experts) => linears.extend(experts.linears_mut()),
+        }
+        linears
     }
 
-    pub(super) fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    pub(super) fn linears(&self) -> Vec<&Linear> {
+        let mut linears = vec![&self.q, &self.k, &self.v, &self.o];
+        match &self.mlp {
+            Mlp::Dense(mlp) => linears.extend([&mlp.gate, &mlp.up, &mlp.down]),
+            Mlp::Experts(experts) => linears.extend(experts.linears()),
+        }
+        linears
     }
 
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
@@ -341,8 +379,18 @@ impl Block {
         let h = rows::add(&at.gather(x)?, &branch)?;
 
         let normed_h = self.mlp_norm.forward(&h, config)?;
-        let [gate, up] = forward([&self.gate, &self.up], &normed_h, run, at)?;
-        let [branch] = forward([&self.down], &glu::forward(&gate, &up, config.activation)?, run, at)?;
+        let (branch, mlp) = match &self.mlp {
+            Mlp::Dense(mlp) => {
+                let [gate, up] = forward([&mlp.gate, &mlp.up], &normed_h, run, at)?;
+                let activated = glu::forward(&gate, &up, config.activation)?;
+                let [branch] = forward([&mlp.down], &activated, run, at)?;
+                (branch, MlpTrace::Dense { gate, up })
+            }
+            Mlp::Experts(experts) => {
+                let (branch, chosen) = experts.forward(&normed_h, run, at)?;
+                (branch, MlpTrace::Experts(chosen))
+            }
+        };
         let (branch, mlp_branch) = match &self.mlp_post_norm {
             Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
             None => (branch, None),
@@ -361,8 +409,7 @@ impl Block {
             attention_branch,
             h,
             normed_h,
-            gate,
-            up,
+            mlp,
             mlp_branch,
         };
         Ok((y, trace))
@@ -395,16 +442,25 @@ impl Block {
             (Some(norm), Some(branch)) => norm.backward(branch, dy, config, grads)?,
             _ => dy.clone(),
         };
-        let activated = glu::forward(&trace.gate, &trace.up, config.activation)?;
-        let mut activated_grad = None;
-        backward([(&self.down, &branch_grad)], &activated, Some(&mut activated_grad), place, grads)?;
-        drop(activated);
-        let (gate_grad, up_grad) =
-            glu::backward(&trace.gate, &trace.up, &some(activated_grad)?, config.activation)?;
-        let mut normed_grad = None;
-        let pair = [(&self.gate, &gate_grad), (&self.up, &up_grad)];
-        backward(pair, &trace.normed_h, Some(&mut normed_grad), place, grads)?;
-        rows::add(dy, &self.mlp_norm.backward(&trace.h, &some(normed_grad)?, config, grads)?)
+        let normed_grad = match (&self.mlp, &trace.mlp) {
+            (Mlp::Dense(mlp), MlpTrace::Dense { gate, up }) => {
+                let activated = glu::forward(gate, up, config.activation)?;
+                let mut activated_grad = None;
+                backward([(&mlp.down, &branch_grad)], &activated, Some(&mut activated_grad), place, grads)?;
+                drop(activated);
+                let (gate_grad, up_grad) =
+                    glu::backward(gate, up, &some(activated_grad)?, config.activation)?;
+                let mut normed_grad = None;
+                let pair = [(&mlp.gate, &gate_grad), (&mlp.up, &up_grad)];
+                backward(pair, &trace.normed_h, Some(&mut normed_grad), place, grads)?;
+                some(normed_grad)?
+            }
+            (Mlp::Experts(experts), MlpTrace::Experts(chosen)) => {
+                experts.backward(&trace.normed_h, chosen, &branch_grad, place, grads)?
+            }
+            _ => anyhow::bail!("a trace of another kind of block"),
+        };
+        rows::add(dy, &self.mlp_norm.backward(&trace.h, &normed_grad, config, grads)?)
     }
 
     fn attention_backward(

@@ -18,7 +18,7 @@ pub enum Family {
     Llama,
     /// Qwen 2 and 2.5
     Qwen2,
-    /// Qwen 3 (dense)
+    /// Qwen 3, dense or a mixture of experts
     Qwen3,
     /// Gemma 1
     Gemma,
@@ -75,6 +75,8 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f64>,
     /// Soft cap on logits.
     pub final_softcap: Option<f64>,
+    /// How tokens choose experts, where the model is a mixture of them; `intermediate_size` is then that of an expert.
+    pub routing: Option<Routing>,
     /// Standard deviation of weights drawn at random.
     pub initializer_range: f64,
     /// One entry a layer.
@@ -83,6 +85,17 @@ pub struct ModelConfig {
     pub inv_freq: Vec<Vec<f32>>,
     /// The base θ of each of [`ModelConfig::inv_freq`], before any scaling.
     pub rope_theta: Vec<f64>,
+}
+
+/// How tokens choose experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Experts of a block.
+    pub experts: usize,
+    /// Experts of a token.
+    pub per_token: usize,
+    /// The chosen experts' weights are made to sum to 1.
+    pub normalise: bool,
 }
 
 /// What differs between layers.
@@ -133,7 +146,10 @@ impl ModelConfig {
         let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
         let flag = |on: bool, count: usize| if on { count } else { 0 };
         let attention = 2 * d * q + 2 * d * kv + flag(self.qkv_bias, q + 2 * kv) + flag(self.o_bias, d);
-        let mlp = 3 * d * f + flag(self.mlp_bias, 2 * f + d);
+        let mlp = match self.routing {
+            Some(routing) => routing.experts * (3 * d * f + d),
+            None => 3 * d * f + flag(self.mlp_bias, 2 * f + d),
+        };
         let norms = flag(self.post_norms, 2 * d) + 2 * d + flag(self.qk_norm, 2 * self.head_dim);
         let head = flag(!self.tie_word_embeddings, self.vocab_size * d);
         self.num_layers() * (attention + mlp + norms) + self.vocab_size * d + d + head
@@ -146,14 +162,16 @@ fn family(json: &Value) -> Result<(Family, bool)> {
     let known = match (architecture, model_type) {
         (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => (Family::Llama, false),
         (Some("Qwen2ForCausalLM"), _) | (None, Some("qwen2")) => (Family::Qwen2, false),
-        (Some("Qwen3ForCausalLM"), _) | (None, Some("qwen3")) => (Family::Qwen3, false),
+        (Some("Qwen3ForCausalLM" | "Qwen3MoeForCausalLM"), _) | (None, Some("qwen3" | "qwen3_moe")) => {
+            (Family::Qwen3, false)
+        }
         (Some("GemmaForCausalLM"), _) | (None, Some("gemma")) => (Family::Gemma, false),
         (Some("Gemma2ForCausalLM"), _) | (None, Some("gemma2")) => (Family::Gemma2, false),
         (Some("Gemma3ForCausalLM"), _) | (None, Some("gemma3_text")) => (Family::Gemma3, false),
         (Some("Gemma3ForConditionalGeneration"), _) | (None, Some("gemma3")) => (Family::Gemma3, true),
         _ => bail!(
             "{}architecture {} (model_type {}); supported: LlamaForCausalLM, Qwen2ForCausalLM, \
-             Qwen3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, \
+             Qwen3ForCausalLM, Qwen3MoeForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, \
              Gemma3ForConditionalGeneration",
             reason(architecture.or(model_type).unwrap_or_default()),
             architecture.unwrap_or("(none)"),
@@ -161,6 +179,14 @@ fn family(json: &Value) -> Result<(Family, bool)> {
         ),
     };
     Ok(known)
+}
+
+fn is_mixture(json: &Value) -> bool {
+    let architecture = json.pointer("/architectures/0").and_then(Value::as_str);
+    architecture.or(json.get("model_type").and_then(Value::as_str)).is_some_and(|name| {
+        let name = name.to_lowercase();
+        name.contains("qwen3moe") || name.contains("qwen3_moe")
+    })
 }
 
 /// What stands in the way of families that are asked for.
@@ -251,12 +277,14 @@ impl Source<'_> {
         let softcap =
             |key: &str| if family == Family::Gemma2 || gemma3 { self.number(key) } else { Ok(None) };
         let (layers, ropes) = self.layers(family, num_layers, head_dim)?;
+        let routing = if is_mixture(self.json) { Some(self.routing()?) } else { None };
+        let width = if routing.is_some() { "moe_intermediate_size" } else { "intermediate_size" };
         Ok(ModelConfig {
             family,
             multimodal,
             vocab_size: self.size("vocab_size", default(262_208))?,
             hidden_size,
-            intermediate_size: self.size("intermediate_size", default(9216))?,
+            intermediate_size: self.size(width, default(9216))?,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
@@ -274,11 +302,29 @@ impl Source<'_> {
             attention_scale: query_scale.powf(-0.5),
             attention_softcap: softcap("attn_logit_softcapping")?,
             final_softcap: softcap("final_logit_softcapping")?,
+            routing,
             initializer_range: self.number("initializer_range")?.unwrap_or(0.02),
             layers,
             rope_theta: ropes.iter().map(|rope| rope.theta).collect(),
             inv_freq: ropes.into_iter().map(|rope| rope.inv_freq).collect(),
         })
+    }
+
+    fn routing(&self) -> Result<Routing> {
+        let dense = self.get("mlp_only_layers").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+        ensure!(
+            !dense && self.size("decoder_sparse_step", Some(1))? == 1,
+            "some layers have no experts (mlp_only_layers, decoder_sparse_step), which is not supported"
+        );
+        // Older configs say num_local_experts.
+        let key = if self.get("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
+        let experts = self.size(key, None)?;
+        let per_token = self.size("num_experts_per_tok", Some(8))?;
+        ensure!(
+            per_token <= experts && experts <= 1 << 16,
+            "num_experts_per_tok = {per_token} of {key} = {experts} is out of range"
+        );
+        Ok(Routing { experts, per_token, normalise: self.flag("norm_topk_prob", false)? })
     }
 
     fn activation(&self, gemma: bool) -> Result<Activation> {

@@ -99,9 +99,29 @@ impl LoraConfig {
         LINEARS.into_iter().filter(wanted).collect()
     }
 
+    /// The targeted linears' names on this model, in the order of [`LINEARS`].
+    pub fn targets_in(&self, model: &ModelConfig) -> Vec<&'static str> {
+        self.targets().into_iter().filter(|name| linears(model).contains(name)).collect()
+    }
+
+    /// Refuses names that this model has no linears of.
+    ///
+    /// # Errors
+    /// Names them.
+    pub fn check_against(&self, model: &ModelConfig) -> Result<()> {
+        let TargetModules::Names(names) = &self.target_modules else { return Ok(()) };
+        if let Some(name) = names.iter().find(|name| !linears(model).contains(&name.as_str())) {
+            let known = linears(model).join(", ");
+            return Err(usage(format!(
+                "lora.target_modules names {name:?}, but this model's MLPs are experts: {known} can be adapted"
+            )));
+        }
+        Ok(())
+    }
+
     /// Parameters of the adapter on this model.
     pub fn parameter_count(&self, model: &ModelConfig) -> usize {
-        let per_layer: usize = (self.targets().iter())
+        let per_layer: usize = (self.targets_in(model).iter())
             .map(|name| linear_shape(model, name))
             .map(|(d_out, d_in)| self.r * (d_out + d_in))
             .sum();
@@ -142,7 +162,7 @@ impl Adapter {
     pub fn new(config: &LoraConfig, model: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
         let mut modules = BTreeMap::new();
         for layer in 0..model.num_layers() {
-            for name in config.targets() {
+            for name in config.targets_in(model) {
                 let path = module_path(model, layer, name);
                 let (d_out, d_in) = linear_shape(model, name);
                 let mut stream = rng::stream(seed, &format!("lora_A/{path}"), 0);
@@ -201,6 +221,12 @@ pub fn b_name(path: &str) -> String {
     format!("{path}.lora_B.weight")
 }
 
+/// The linears of a block that an adapter can be added to: where there are experts, those of attention, as PEFT has it,
+/// since transformers holds the experts of a block as one parameter.
+pub fn linears(model: &ModelConfig) -> &'static [&'static str] {
+    if model.routing.is_some() { &LINEARS[..4] } else { &LINEARS }
+}
+
 /// The path of the module that holds the layers, as transformers names it in memory.
 pub fn root(model: &ModelConfig) -> &'static str {
     if model.multimodal { "model.language_model" } else { "model" }
@@ -231,11 +257,19 @@ pub fn linear_shape(model: &ModelConfig, linear: &str) -> (usize, usize) {
     }
 }
 
+/// How often a block has a linear: once, or once for each expert.
+pub fn copies(model: &ModelConfig, linear: &str) -> usize {
+    match model.routing {
+        Some(routing) if !linears(model).contains(&linear) => routing.experts,
+        _ => 1,
+    }
+}
+
 /// How many weights the linears of all blocks have.
 pub fn linear_weights(model: &ModelConfig) -> usize {
     let weights = |name: &&str| {
         let (d_out, d_in) = linear_shape(model, name);
-        d_out * d_in
+        copies(model, name) * d_out * d_in
     };
     LINEARS.iter().map(weights).sum::<usize>() * model.num_layers()
 }

@@ -53,7 +53,8 @@ impl Memory {
 pub fn plan(work: &Work) -> Memory {
     let Work { model, dtype, storage, tokens, answers, .. } = *work;
     let size = dtype.size_in_bytes();
-    let of_linear = |name: &&str| storage.bytes(lora::linear_shape(model, name), dtype);
+    let of_linear =
+        |name: &&str| lora::copies(model, name) * storage.bytes(lora::linear_shape(model, name), dtype);
     let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
     let weights = in_linears + (model.parameter_count() - lora::linear_weights(model)) * size;
 
@@ -67,7 +68,9 @@ pub fn plan(work: &Work) -> Memory {
     let flag = |on: bool, width: usize| if on { width } else { 0 };
     // Only keys and values need every row of the last block.
     let every_row = 2 * d + 2 * kv + flag(model.qk_norm, kv);
-    let asked_rows = d + 2 * q + flag(model.qk_norm, q) + 2 * d + 2 * f + flag(model.post_norms, 2 * d);
+    // What experts compute is computed again by the backward.
+    let gate_up = flag(model.routing.is_none(), 2 * f);
+    let asked_rows = d + 2 * q + flag(model.qk_norm, q) + 2 * d + gate_up + flag(model.post_norms, 2 * d);
     let log_sum_exp = 4 * model.num_attention_heads;
     let trace = tokens * ((every_row + asked_rows) * size + log_sum_exp);
     let last_trace = tokens * every_row * size + answers * (asked_rows * size + log_sum_exp);
@@ -79,7 +82,11 @@ pub fn plan(work: &Work) -> Memory {
     };
 
     // The MLP's backward: the activation and its gradient, those of gate and up, and the running gradients.
-    let backward = tokens * (4 * f + 4 * d) * size;
+    // Of experts, the inputs, outputs and gradients of each choice instead.
+    let backward = match model.routing {
+        Some(routing) => tokens * (4 * f + (4 + 2 * routing.per_token) * d) * size,
+        None => tokens * (4 * f + 4 * d) * size,
+    };
     let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
     let dense = match storage {
         Storage::Dense => 0,

@@ -5,6 +5,7 @@
 mod block;
 pub mod config;
 pub mod decoder;
+mod experts;
 pub mod gguf;
 pub mod gradients;
 pub mod loading;

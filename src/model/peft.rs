@@ -61,7 +61,7 @@ pub struct PeftConfig {
 impl PeftConfig {
     /// The settings of an adapter trained here.
     pub fn new(lora: &LoraConfig, model: &ModelConfig, base: &str, revision: Option<&str>) -> Self {
-        let names = lora.targets();
+        let names = lora.targets_in(model);
         // In the multimodal layout short names would hit the vision tower too.
         let mut targets: Vec<String> = if model.multimodal {
             let layers = 0..model.num_layers();
@@ -206,7 +206,7 @@ fn assemble(config: &PeftConfig, tensors: BTreeMap<String, Tensor>, model: &Mode
         let (Some(a), Some(b)) = pair else { bail!("{path} has only one of lora_A and lora_B") };
         let linear = path.rsplit('.').next().unwrap_or_default();
         let known = (0..model.num_layers())
-            .any(|i| lora::LINEARS.contains(&linear) && lora::module_path(model, i, linear) == path);
+            .any(|i| lora::linears(model).contains(&linear) && lora::module_path(model, i, linear) == path);
         ensure!(known, "{path} is not a linear of this model's blocks");
         let (d_out, d_in) = lora::linear_shape(model, linear);
         let r = a.dim(0)?;

@@ -233,6 +233,7 @@ fn scaling(model: &ModelConfig, rope: usize) -> Scaling {
 /// Refuses what llama.cpp cannot compute.
 pub(crate) fn check(model: &ModelConfig) -> Result<()> {
     let family = model.family;
+    ensure!(model.routing.is_none(), "mixtures of experts are not written as GGUF");
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     let name = architecture(family);
     let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
