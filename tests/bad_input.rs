@@ -404,8 +404,10 @@ fn episodes() {
         (target(2, json!([1, 2]), json!([1.0])), &["t-1", "2 token_ids but 1 probs"]),
         (target(2, json!([]), json!([])), &["t-1", "token_ids is empty"]),
     ];
+    let mut good = episode();
+    good["id"] = json!("good-1");
     for (line, parts) in cases {
-        place.write("bad.jsonl", format!("{}\n{line}\n", episode()));
+        place.write("bad.jsonl", format!("{good}\n{line}\n"));
         for command in ["train own.toml", "eval --model base --episodes bad.jsonl --out out/e.json"] {
             place.run(command).is_error(&line, 1, parts);
         }
