@@ -151,9 +151,19 @@ fn killed_runs_go_on_as_if_nothing_had_been() {
             let mut child = place.command(&format!("train c.toml {extra} --set run.name=b --resume"));
             child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
             let mut child = child.spawn().unwrap();
-            // Later kills come later, so that every stage gets its share and the run does end.
-            let most = whole * (0.3 + 0.1 * f64::from(kills));
-            std::thread::sleep(Duration::from_secs_f64(stream.uniform() * most));
+            if (1..=3).contains(&kills) {
+                // Within a step after the next checkpoint, however fast the machine is now.
+                let before = place.checkpoints("b").last().copied();
+                while place.checkpoints("b").last().copied() == before && child.try_wait().unwrap().is_none()
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                std::thread::sleep(Duration::from_secs_f64(stream.uniform() * whole / 40.0));
+            } else {
+                // Later kills come later, so that every stage gets its share and the run does end.
+                let most = whole * (0.1 + 0.1 * f64::from(kills));
+                std::thread::sleep(Duration::from_secs_f64(stream.uniform() * most));
+            }
             child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
             match output.status.code() {
