@@ -1,6 +1,7 @@
 //! Which plots a run gives.
 
 use super::chart::{HALF_WIDTH, Line, LineChart, Look, Plot, Point, Reliability, Shades, reliability};
+use super::depth;
 use super::run::Run;
 use super::scale::Axis;
 use super::style::Who;
@@ -12,6 +13,8 @@ pub(super) struct Plots {
     pub training: Vec<Plot>,
     pub calibration: Vec<Plot>,
     pub choices: Vec<Plot>,
+    /// Of the episodes that were looked into.
+    pub depth: Vec<Plot>,
 }
 
 impl Plots {
@@ -22,11 +25,12 @@ impl Plots {
             training: training(run),
             calibration: eval.map(calibration).unwrap_or_default(),
             choices: eval.map(choices).unwrap_or_default(),
+            depth: eval.map(depth::plots).unwrap_or_default(),
         }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Plot> {
-        let sections = [&self.by_observations, &self.training, &self.calibration, &self.choices];
+        let sections = [&self.by_observations, &self.training, &self.calibration, &self.choices, &self.depth];
         sections.into_iter().flatten()
     }
 }
@@ -40,25 +44,29 @@ pub(super) fn measured(eval: &EvalFile) -> Vec<(Who, &Measures)> {
 }
 
 /// The ends of all intervals, and the values.
-fn extent(lines: &[Line]) -> impl Iterator<Item = f64> {
+pub(super) fn extent(lines: &[Line]) -> impl Iterator<Item = f64> {
     let points = lines.iter().flat_map(|line| &line.points);
     points.flat_map(|p| [p.y, p.interval.map_or(p.y, |i| i.0), p.interval.map_or(p.y, |i| i.1)])
 }
 
-fn by_observations(eval: &EvalFile) -> Vec<Plot> {
-    let lines = |measure: Measure| -> Vec<Line> {
-        let line = |(who, m): (Who, &Measures)| {
-            let point = |at: &MeasuresAt| {
-                let tip = format!(" ({} earlier answers, {} answers)", at.observations, at.answers);
-                let (x, y) = (at.observations as f64, at.get(measure)?);
-                Some(Point::mean(x, y, at.standard_error(measure), tip))
-            };
-            let points: Vec<Point> = m.by_observations.iter().filter_map(point).collect();
-            let name = who.name().to_string();
-            (!points.is_empty()).then_some(Line { who, name, points, look: Look::Band })
+/// A measure by the number of observations, a line for each that was measured.
+pub(super) fn lines(all: &[(Who, &Measures)], measure: Measure) -> Vec<Line> {
+    let line = |&(who, m): &(Who, &Measures)| {
+        let point = |at: &MeasuresAt| {
+            let tip = format!(" ({} earlier answers, {} answers)", at.observations, at.answers);
+            let (x, y) = (at.observations as f64, at.get(measure)?);
+            Some(Point::mean(x, y, at.standard_error(measure), tip))
         };
-        measured(eval).into_iter().filter_map(line).collect()
+        let points: Vec<Point> = m.by_observations.iter().filter_map(point).collect();
+        let name = who.name().to_string();
+        (!points.is_empty()).then_some(Line { who, name, points, look: Look::Band })
     };
+    all.iter().filter_map(line).collect()
+}
+
+fn by_observations(eval: &EvalFile) -> Vec<Plot> {
+    let all = measured(eval);
+    let lines = |measure: Measure| lines(&all, measure);
     let mut plots = Vec::new();
     let mut plot = |name, title, y_label, y: Axis, lines: Vec<Line>| {
         if !lines.is_empty() {
