@@ -192,6 +192,14 @@ impl RunConfig {
         Ok(config)
     }
 
+    /// The `[eval]` that `key=value` settings make of the defaults.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn eval_settings(settings: &[String]) -> Result<EvalConfig> {
+        Ok(Self::parse("[run]\nname = \"eval\"", "eval", settings)?.eval)
+    }
+
     /// The resolved config of a run that has been started.
     ///
     /// # Errors
@@ -245,6 +253,7 @@ impl RunConfig {
         self.lora.validate()?;
         self.loss.validate()?;
         self.optimizer.validate()?;
+        self.eval.validate()?;
         self.train.validate()
     }
 

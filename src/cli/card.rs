@@ -88,6 +88,6 @@ fn evaluation(folder: &Path, run: &RunConfig) -> Result<Option<String>> {
         file.teacher.answers,
         file.episodes,
         table::overall(&columns),
-        table::by_observations(&columns)
+        table::by_observations("earlier answers", &columns)
     )))
 }

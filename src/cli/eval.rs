@@ -1,9 +1,11 @@
 //! `bayesteach eval`, and the measuring stages of other commands.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::depth::{self, Depth, Subject};
 use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
 use super::output::manner;
 use super::progress::Progress;
@@ -18,7 +20,7 @@ use crate::model::decoder::Decoder;
 use crate::tokens::{EncodedSet, Line, Pipeline, Sequence, TokensConfig, read_lines};
 
 /// Tokens that go through the model at a time while measuring.
-const TOKENS_AT_ONCE: usize = 8192;
+pub(super) const TOKENS_AT_ONCE: usize = 8192;
 
 /// Where the results go, besides standard output.
 pub(super) struct Outputs {
@@ -28,10 +30,19 @@ pub(super) struct Outputs {
     pub predictions: Option<PathBuf>,
 }
 
+/// What to measure on.
+pub(super) struct Measured {
+    /// An episode file.
+    pub episodes: PathBuf,
+    /// The config that it is from, and settings on top of it.
+    pub config: Option<PathBuf>,
+    pub set: Vec<String>,
+}
+
 pub(super) fn command(
     model: &ModelArgs,
     adapter: Option<&Path>,
-    episodes: &Path,
+    measured: &Measured,
     outputs: &Outputs,
     compute: &ComputeArgs,
     context: &Context,
@@ -39,13 +50,15 @@ pub(super) fn command(
     for out in [&outputs.measures, &outputs.predictions].into_iter().flatten() {
         files::check_writable(out)?;
     }
+    let depth = Depth::of(measured)?;
     let source = Source::find(&model.source, None, Files::All, context)?;
-    let lines = read_lines(episodes)?;
+    let lines = read_lines(&measured.episodes)?;
     let tokens = match adapter {
         Some(dir) => tokens_of(&adapter_folder(dir))?,
         None => TokensConfig::default(),
     };
-    let test = TestSet::encode(&source.pipeline(&tokens)?, lines, episodes)?;
+    let pipeline = source.pipeline(&tokens)?;
+    let test = TestSet::encode(&pipeline, lines, &measured.episodes)?;
     let (device, dtype) = compute.open("auto", "auto")?;
     let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
     if let Some(dir) = adapter {
@@ -53,7 +66,13 @@ pub(super) fn command(
     }
     let which = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
     let predictions = measure("eval", &decoder, &test.sequences)?;
-    let file = test.measured(which, &predictions)?;
+    let mut file = test.measured(which, &predictions)?;
+    depth.look_into(
+        &mut file,
+        which,
+        &Subject { decoder: &decoder, pipeline: &pipeline, test: &test },
+        &predictions,
+    )?;
     match manner().json {
         true => print_json(&file)?,
         false => print_tables(&file),
@@ -81,7 +100,8 @@ pub(super) fn print_tables(file: &EvalFile) {
     print(&format!("\n{} answers in {} episodes\n", file.teacher.answers, file.episodes));
     print(&table::overall(&columns));
     print("\nby the number of earlier answers that bear on the answer\n");
-    print(&table::by_observations(&columns));
+    print(&table::by_observations("earlier answers", &columns));
+    depth::print_tables(&columns);
     let beliefs = of_beliefs(&columns);
     if let Some(first) = beliefs.first() {
         let reports = first.measures.answers;
@@ -100,7 +120,7 @@ pub(super) fn of_beliefs<'a>(columns: &[Column<'a>]) -> Vec<Column<'a>> {
 
 /// Episodes to measure on, as they are and as the model sees them.
 pub(super) struct TestSet {
-    lines: Vec<Line>,
+    pub lines: Vec<Line>,
     pub sequences: Vec<Sequence>,
 }
 
@@ -128,13 +148,7 @@ impl TestSet {
         model: Model,
         predictions: &[Prediction],
     ) -> Vec<PredictedEpisode> {
-        let answers = |s: &Sequence| s.targets.iter().filter(|target| target.weight > 0.0).count();
-        let mut first = 0;
-        let mut ranges = Vec::with_capacity(self.sequences.len());
-        for sequence in &self.sequences {
-            ranges.push(first..first + answers(sequence));
-            first += answers(sequence);
-        }
+        let ranges = self.ranges();
         let of = |&i: &usize| match &self.lines[i] {
             Line::Episode(episode) => {
                 Some(PredictedEpisode::new(episode, model, &predictions[ranges[i].clone()]))
@@ -142,6 +156,18 @@ impl TestSet {
             Line::Tokenised(_) => None,
         };
         chosen.iter().filter_map(of).collect()
+    }
+
+    /// Where the predictions of each sequence's answers stand among those of all.
+    pub(super) fn ranges(&self) -> Vec<Range<usize>> {
+        let answers = |s: &Sequence| s.targets.iter().filter(|target| target.weight > 0.0).count();
+        let mut first = 0;
+        let mut ranges = Vec::with_capacity(self.sequences.len());
+        for sequence in &self.sequences {
+            ranges.push(first..first + answers(sequence));
+            first += answers(sequence);
+        }
+        ranges
     }
 
     /// The option labels, if all answers but reports of beliefs have the same ones.

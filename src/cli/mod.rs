@@ -6,6 +6,7 @@ mod bench;
 mod card;
 mod chat;
 mod compare;
+mod depth;
 mod doctor;
 mod environment;
 mod eval;
@@ -27,6 +28,7 @@ mod schedule;
 mod table;
 mod teach;
 mod train;
+mod transfer;
 mod validate;
 mod view;
 
@@ -119,6 +121,10 @@ enum Command {
         /// An episode file
         #[arg(long, value_name = "FILE")]
         episodes: PathBuf,
+        /// The config that the episodes are from, to look into them; not needed where `teach` has left inputs.json
+        /// beside them. Its [eval] says what is measured
+        #[arg(long, value_name = "CONFIG")]
+        config: Option<PathBuf>,
         /// Write the measures as JSON
         #[arg(long, value_name = "FILE.json")]
         out: Option<PathBuf>,
@@ -126,8 +132,12 @@ enum Command {
         #[arg(long, value_name = "FILE.jsonl")]
         predictions: Option<PathBuf>,
         #[command(flatten)]
+        set: Settings,
+        #[command(flatten)]
         compute: model::ComputeArgs,
     },
+    /// Measure a model with any adapters on any worlds: one table
+    Transfer(transfer::TransferArgs),
     /// Tell what training takes, without loading weights: parameters, memory by part, tokens, steps
     Plan {
         /// The config file
@@ -291,10 +301,12 @@ fn execute(command: Command) -> Result<Done> {
         Command::Train { config, resume, extend, init_adapter, set } => {
             train::command(&config, train::Options { resume, extend, init_adapter }, &set.values, &context)
         }
-        Command::Eval { model, adapter, episodes, out, predictions, compute } => {
+        Command::Eval { model, adapter, episodes, config, out, predictions, set, compute } => {
             let outputs = eval::Outputs { measures: out, predictions };
-            eval::command(&model, adapter.as_deref(), &episodes, &outputs, &compute, &context)
+            let measured = eval::Measured { episodes, config, set: set.values };
+            eval::command(&model, adapter.as_deref(), &measured, &outputs, &compute, &context)
         }
+        Command::Transfer(args) => transfer::command(&args, &context),
         Command::Plan { config, set } => plan::command(&config, &set.values, &context),
         Command::Doctor => doctor::command(&context),
         Command::Schedule(args) => schedule::command(&args, &context),

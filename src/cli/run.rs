@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::depth::{Depth, Subject};
 use super::eval::{TestSet, measure, print_tables, write_predicted};
 use super::output::manner;
 use super::train::{self, Job, Options};
@@ -118,7 +119,7 @@ struct Base {
 }
 
 /// The episodes that training never sees: the test file's, or the validation file's where there are none.
-fn test_set(job: &Job) -> Result<TestSet> {
+fn test_set(job: &Job) -> Result<(TestSet, Depth)> {
     let (train, validation, test) = train::episode_files(&job.config);
     let has_lines = |file: &PathBuf| train::file_has_lines(file).unwrap_or(true);
     let Some(file) = test.filter(has_lines).or(validation).filter(has_lines) else {
@@ -130,7 +131,7 @@ fn test_set(job: &Job) -> Result<TestSet> {
     if job.config.data.is_some() {
         tell_overlap(&read_lines(&train)?, &lines);
     }
-    TestSet::encode(&job.pipeline, lines, &file)
+    Ok((TestSet::encode(&job.pipeline, lines, &file)?, Depth::of_run(&job.config, &file)?))
 }
 
 /// Says how many episodes to measure on are of users that were trained on. A teacher's own split is checked anyway.
@@ -150,16 +151,17 @@ fn tell_overlap(train: &[Line], test: &[Line]) {
 }
 
 /// What the baseline's measures are a function of.
-fn inputs(job: &Job, test: &TestSet) -> String {
+fn inputs(job: &Job, (test, depth): &(TestSet, Depth)) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(job.fingerprints.model.as_bytes());
     hasher.update(format!("{:?}", test.sequences).as_bytes());
     hasher.update(&job.config.eval.examples.to_le_bytes());
+    hasher.update(depth.fingerprint().as_bytes());
     hasher.finalize().to_hex().to_string()
 }
 
 /// Measures the base without an adapter, and keeps the result at once.
-fn measure_base(job: &mut Job, test: &TestSet, inputs: &str) -> Result<Base> {
+fn measure_base(job: &mut Job, test: &(TestSet, Depth), inputs: &str) -> Result<Base> {
     job.decoder.set_adapter(None)?;
     let measured = measure_model(job, test, inputs, Model::Baseline)?;
     measured.write(&job.config.run_dir())?;
@@ -170,7 +172,7 @@ fn measure_base(job: &mut Job, test: &TestSet, inputs: &str) -> Result<Base> {
 /// Measures the trained adapter, and puts the base's result beside it.
 fn measure_adapter(
     job: &Job,
-    test: &TestSet,
+    test: &(TestSet, Depth),
     inputs: &str,
     base: Base,
     adapter: Option<String>,
@@ -185,17 +187,22 @@ fn measure_adapter(
     Ok(measured)
 }
 
-fn measure_model(job: &Job, test: &TestSet, inputs: &str, model: Model) -> Result<Measured> {
+fn measure_model(
+    job: &Job,
+    (test, depth): &(TestSet, Depth),
+    inputs: &str,
+    model: Model,
+) -> Result<Measured> {
     let title = match model {
         Model::Baseline => "baseline",
         Model::FineTuned => "measure",
     };
     let predictions = measure(title, &job.decoder, &test.sequences)?;
     let chosen = job.config.eval.choose_examples(test.sequences.len());
-    Ok(Measured {
-        file: EvalFile { inputs: Some(inputs.into()), ..test.measured(model, &predictions)? },
-        examples: test.predicted(&chosen, model, &predictions),
-    })
+    let mut file = EvalFile { inputs: Some(inputs.into()), ..test.measured(model, &predictions)? };
+    let subject = Subject { decoder: &job.decoder, pipeline: &job.pipeline, test };
+    depth.look_into(&mut file, model, &subject, &predictions)?;
+    Ok(Measured { file, examples: test.predicted(&chosen, model, &predictions) })
 }
 
 fn tell_next(job: &Job) {

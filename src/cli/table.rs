@@ -29,8 +29,9 @@ const OVERALL: [Row; 10] = [
     Row::Mean(Measure::Brier),
 ];
 
-const BY_OBSERVATIONS: [(&str, Measure); 4] = [
+const BY_OBSERVATIONS: [(&str, Measure); 5] = [
     ("accuracy", Measure::Accuracy),
+    ("agreement", Measure::Agreement),
     ("KL", Measure::Kl),
     ("entropy", Measure::Entropy),
     ("top mass", Measure::TopProbability),
@@ -58,12 +59,12 @@ pub(super) fn overall(columns: &[Column]) -> String {
     table.to_string()
 }
 
-/// The measures by number of observations: a row each of measure and model, a column a number.
-pub(super) fn by_observations(columns: &[Column]) -> String {
+/// The measures by number of observations, or of what `title` says: a row each of measure and model, a column a number.
+pub(super) fn by_observations(title: &str, columns: &[Column]) -> String {
     let Some(first) = columns.first() else { return String::new() };
     let numbers: Vec<usize> = first.measures.by_observations.iter().map(|at| at.observations).collect();
     let titles = numbers.iter().map(ToString::to_string);
-    let mut table = new_table(["earlier answers".to_string(), String::new()].into_iter().chain(titles));
+    let mut table = new_table([title.to_string(), String::new()].into_iter().chain(titles));
     let counts = first.measures.by_observations.iter().map(|at| integer(at.answers));
     table.add_row([Cell::new("answers"), Cell::new("")].into_iter().chain(counts));
     for (name, measure) in BY_OBSERVATIONS {
@@ -104,11 +105,11 @@ pub(super) fn new_table<T: Into<Cell>>(titles: impl Iterator<Item = T>) -> Table
     table
 }
 
-fn number(value: Option<f64>) -> Cell {
+pub(super) fn number(value: Option<f64>) -> Cell {
     Cell::new(value.map_or("-".to_string(), format_number)).set_alignment(CellAlignment::Right)
 }
 
-fn with_error(value: Option<f64>, error: Option<f64>) -> Cell {
+pub(super) fn with_error(value: Option<f64>, error: Option<f64>) -> Cell {
     let text = match (value, error) {
         // As many digits as the value has.
         (Some(v), Some(e)) => match format_number(v) {
@@ -125,6 +126,6 @@ pub(super) fn format_number(value: f64) -> String {
     if value != 0.0 && value.abs() < 0.01 { format!("{value:.4}") } else { format!("{value:.3}") }
 }
 
-fn integer(value: usize) -> Cell {
+pub(super) fn integer(value: usize) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }

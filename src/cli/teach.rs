@@ -84,6 +84,35 @@ pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
     teach(config, &dir)
 }
 
+/// Where a config's episodes are: the run's own folder, if they are there and of the same inputs, else newly drawn in
+/// `other`.
+pub(super) fn folder(config: &RunConfig, other: &Path) -> Result<PathBuf> {
+    let dir = config.run_dir().join(FOLDER);
+    if is_there(&inputs(config)?, &dir) {
+        return Ok(dir);
+    }
+    teach(config, other)?;
+    Ok(other.to_path_buf())
+}
+
+/// What the episodes of a file were drawn from: the teacher and the seed, as they stand beside them; none where nothing
+/// does.
+pub(super) fn origin(episodes: &Path) -> Result<Option<Origin>> {
+    let path = files::folder(episodes).join(INPUTS_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let inputs: Inputs = files::read_json(&path)?;
+    Ok(Some(Origin { teacher: inputs.teacher, seed: inputs.seed }))
+}
+
+/// Who taught episodes.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub teacher: TeacherConfig,
+    pub seed: u64,
+}
+
 /// Whether the episodes in `dir` were drawn from these inputs.
 fn is_there(inputs: &Inputs, dir: &Path) -> bool {
     files::read_json::<Inputs>(&dir.join(INPUTS_FILE)).is_ok_and(|old| old == *inputs)

@@ -488,13 +488,20 @@ fn checkpointing(
 }
 
 /// What a resumed run may change, besides the device.
-const MAY_CHANGE: [&str; 8] = [
+const MAY_CHANGE: [&str; 15] = [
     "train.max_steps",
     "train.save_every",
     "train.eval_every",
     "train.keep_last",
     "train.early_stopping_patience",
     "eval.examples",
+    "eval.in_depth",
+    "eval.held_out_sets",
+    "eval.probes",
+    "eval.interactive",
+    "eval.sensitivity",
+    "eval.generate",
+    "eval.reasoner",
     "run.dir",
     "run.device",
 ];

@@ -1,131 +1,23 @@
 //! Runs a model over episodes and hands what it predicts to `metrics`.
+//!
+//! [`predictions`] are of the dialogues as they are. To look into an episode, its teacher goes through it again
+//! ([`crate::teacher::Replayer`]): [`Tails`] then go on from it with what the dialogue does not ask, on its own keys and
+//! values, and leave the dialogue as it was; [`look_into`] asks held-out option sets and beliefs so, [`interact`] lets the
+//! model's own recommendations get the feedback, and [`learnt_from_sets`] lets users choose from sets that tell more or
+//! less. [`replies`] are written out freely.
 
-use std::collections::HashMap;
+mod config;
+mod dialogues;
+mod generate;
+mod in_depth;
+mod interactive;
+mod sensitivity;
+mod tails;
 
-use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
-
-use crate::metrics::Prediction;
-use crate::model::decoder::{Decoder, Keep, Tokens};
-use crate::ops::kl::Targets;
-use crate::rng;
-use crate::tokens::{Batch, Sequence, TargetKind, micro_batches};
-
-/// `[eval]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EvalConfig {
-    /// How many episodes of a file are measured; 0 for all.
-    pub episodes: usize,
-    /// How many of them are stored with the predictions of their answers, to be looked at in the report.
-    pub examples: usize,
-}
-
-impl Default for EvalConfig {
-    fn default() -> Self {
-        Self { episodes: 200, examples: 8 }
-    }
-}
-
-impl EvalConfig {
-    /// The episodes to measure: `episodes` of `all`, drawn once and for all, in their order.
-    ///
-    /// Not the first ones: a teacher writes its users in the order of the grid.
-    pub fn choose<T>(&self, all: Vec<T>) -> Vec<T> {
-        if self.episodes == 0 || self.episodes >= all.len() {
-            return all;
-        }
-        let mut order: Vec<usize> = (0..all.len()).collect();
-        rng::stream(0, "eval/episodes", 0).shuffle(&mut order);
-        let mut chosen = vec![false; all.len()];
-        order[..self.episodes].iter().for_each(|&i| chosen[i] = true);
-        all.into_iter().zip(chosen).filter_map(|(item, keep)| keep.then_some(item)).collect()
-    }
-
-    /// Which of `measured` episodes are stored as examples: evenly spread, in their order.
-    pub fn choose_examples(&self, measured: usize) -> Vec<usize> {
-        let examples = self.examples.min(measured);
-        (0..examples).map(|i| i * measured / examples).collect()
-    }
-}
-
-/// The model's prediction at every answer of `sequences`, in order; `progress` gets the number of sequences done.
-///
-/// # Errors
-/// If the device fails, or the model's output is not a number.
-pub fn predictions(
-    decoder: &Decoder,
-    sequences: &[Sequence],
-    tokens_at_once: usize,
-    progress: &dyn Fn(usize),
-) -> Result<Vec<Prediction>> {
-    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
-    let all: Vec<usize> = (0..sequences.len()).collect();
-    let users = users(sequences);
-    let mut predictions = Vec::new();
-    let mut done = 0;
-    for indices in micro_batches(&lengths, &all, tokens_at_once) {
-        let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
-        predict(decoder, &chosen, &users, &mut predictions)?;
-        done += indices.len();
-        progress(done);
-    }
-    Ok(predictions)
-}
-
-/// A number for the user of each sequence; one whose user is not known counts as a user of its own.
-fn users(sequences: &[Sequence]) -> Vec<usize> {
-    let mut known: HashMap<&str, usize> = HashMap::new();
-    let mut users = Vec::with_capacity(sequences.len());
-    for (i, sequence) in sequences.iter().enumerate() {
-        users.push(if sequence.user.is_empty() { i } else { *known.entry(&sequence.user).or_insert(i) });
-    }
-    users
-}
-
-fn predict(
-    decoder: &Decoder,
-    chosen: &[(usize, &Sequence)],
-    users: &[usize],
-    out: &mut Vec<Prediction>,
-) -> Result<()> {
-    let batch = Batch::new(chosen, TargetKind::default());
-    let tokens =
-        Tokens { input_ids: &batch.input_ids, positions: &batch.positions, boundaries: &batch.boundaries };
-    if batch.targets() == 0 {
-        return Ok(());
-    }
-    let run = decoder.run(tokens, None)?.only(&batch.target_rows);
-    let (hidden, _) = decoder.forward(&run, Keep::Nothing)?;
-    let whole_vocabulary = vec![true; batch.targets()];
-    let targets = Targets {
-        option_boundaries: &batch.option_boundaries,
-        ids: &batch.target_ids,
-        probs: &batch.target_probs,
-        weights: &batch.weights,
-        whole_vocabulary: &whole_vocabulary,
-    };
-    let (rows, _) = decoder.answer_kl(&hidden, targets, None)?;
-    let mut row = 0;
-    for (number, sequence) in chosen {
-        // Reports of beliefs are no rounds: nobody tells whether they were right.
-        let mut rounds = 0;
-        for (i, target) in sequence.targets.iter().enumerate() {
-            let earlier = rounds;
-            rounds += usize::from(target.belief.is_none());
-            if target.weight <= 0.0 {
-                continue;
-            }
-            let round = rounds.max(1);
-            let options = batch.option_boundaries[row] as usize..batch.option_boundaries[row + 1] as usize;
-            row += 1;
-            let (truth, observations) =
-                target.answer.as_ref().map_or((None, earlier), |a| (a.truth, a.observations));
-            let prediction =
-                Prediction::new(&rows.option_log_probs[options], target.predictive(), truth, observations)
-                    .with_context(|| format!("episode {:?}, answer {}", sequence.id, i + 1))?;
-            out.push(prediction.asked(users[*number], round).about(target.belief.clone()));
-        }
-    }
-    Ok(())
-}
+pub use config::EvalConfig;
+pub use dialogues::{predictions, users};
+pub use generate::replies;
+pub use in_depth::{Chosen, InDepth, Looking, look_into};
+pub use interactive::interact;
+pub use sensitivity::{TESTS, learnt_from_sets};
+pub use tails::Tails;

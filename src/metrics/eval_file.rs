@@ -77,6 +77,14 @@ impl EvalFile {
         })
     }
 
+    /// The measures of a model, where it was measured.
+    pub fn measures_mut(&mut self, model: Model) -> Option<&mut Measures> {
+        match model {
+            Model::Baseline => self.baseline.as_mut(),
+            Model::FineTuned => self.fine_tuned.as_mut(),
+        }
+    }
+
     /// Reads `eval.json`.
     ///
     /// # Errors

@@ -8,10 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::calibration::{Calibration, ReliabilityBin};
 use super::cluster::ClusteredMean;
 use super::confusion::{Confusion, count};
+use super::interactive::Interactive;
 use super::margin::{MarginBin, MarginBins, margin};
 use super::measure::{Means, Measure};
 use super::numeric::{argmax, entropy};
 use super::prediction::Prediction;
+use super::probe::BeliefProbe;
+use super::reasoner::FittedReasoner;
+use super::reply::Replies;
+use super::sensitivity::Sensitivity;
 
 /// All that is said about a set of predictions. For the teacher's own, what compares with the teacher is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +59,25 @@ pub struct Measures {
     /// recommended. (Where there is nothing but reports, everything above is about them too.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beliefs: Option<Box<Measures>>,
+    /// On option sets shared by all users, asked after each round without feedback, by the number of rounds; of the
+    /// episodes that were looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<Box<Measures>>,
+    /// Of the same answers where the dialogue holds the model's own recommendations instead of the teacher's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interactive: Option<Box<Interactive>>,
+    /// Beliefs stated on copies of the dialogues, beside what is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Box<BeliefProbe>>,
+    /// The reasoner that explains the answers best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoner: Option<Box<FittedReasoner>>,
+    /// Whether what is learnt from an option set goes with how much it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<Box<Sensitivity>>,
+    /// Replies written out freely, and read as a user would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replies: Option<Box<Replies>>,
 }
 
 /// The means over the reports of one belief.
@@ -230,6 +254,12 @@ fn measure_all(predictions: &[&Prediction], wanted: impl Fn(Measure) -> bool) ->
         by_round: round_accuracies(&by_round),
         by_belief: by_belief.iter().map(|(belief, tally)| tally.about(belief)).collect(),
         beliefs: None,
+        held_out: None,
+        interactive: None,
+        probe: None,
+        reasoner: None,
+        sensitivity: None,
+        replies: None,
     })
 }
 

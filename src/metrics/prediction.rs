@@ -83,6 +83,15 @@ impl Prediction {
         Prediction { belief, ..self }
     }
 
+    /// Another prediction of the same answer, from the log-probabilities of its options.
+    ///
+    /// # Errors
+    /// As [`Prediction::new`].
+    pub fn predicting(&self, option_log_probs: &[f64]) -> Result<Prediction> {
+        let other = Prediction::new(option_log_probs, &self.teacher, self.truth, self.observations)?;
+        Ok(other.asked(self.user, self.round).about(self.belief.clone()))
+    }
+
     /// The teacher's own prediction of this answer, to be measured beside the model's.
     #[must_use]
     pub fn of_teacher(&self) -> Prediction {

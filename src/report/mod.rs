@@ -7,6 +7,7 @@
 mod belief;
 mod chart;
 mod compare;
+mod depth;
 mod live;
 mod page;
 mod plots;

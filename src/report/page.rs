@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::chart::{Answer, Plot, value};
+use super::depth;
 use super::plots::{Plots, measured, measured_beliefs};
 use super::run::Run;
 use super::style::{self, Who};
@@ -108,28 +109,38 @@ struct Cell {
 }
 
 #[derive(Serialize)]
-struct Group {
-    id: &'static str,
-    title: &'static str,
-    about: &'static str,
-    plots: Vec<Drawing>,
+pub(super) struct Group {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub about: &'static str,
+    pub plots: Vec<Drawing>,
     /// Beside a single plot.
-    side: Option<Numbers>,
-    small: Vec<Drawing>,
+    pub side: Option<Numbers>,
+    pub small: Vec<Drawing>,
     /// Below, folded away.
-    table: Option<Numbers>,
+    pub table: Option<Numbers>,
 }
 
 #[derive(Serialize)]
-struct Drawing {
+pub(super) struct Drawing {
     svg: Safe,
     wide: bool,
 }
 
+impl Drawing {
+    pub(super) fn all(plots: &[&Plot]) -> Vec<Drawing> {
+        let drawing = |plot: &&Plot| Drawing {
+            svg: Safe::from_safe_string(plot.svg.inline(&plot.title)),
+            wide: plot.wide,
+        };
+        plots.iter().map(drawing).collect()
+    }
+}
+
 #[derive(Serialize)]
-struct Numbers {
-    columns: Vec<String>,
-    rows: Vec<Vec<String>>,
+pub(super) struct Numbers {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -204,7 +215,7 @@ fn page(run: &Run, plots: &Plots) -> Page {
         table: table(eval),
         beliefs: beliefs(eval),
         beliefs_by_name: eval.and_then(beliefs_by_name),
-        beliefs_plots: drawings(&plots.beliefs.iter().collect::<Vec<_>>()),
+        beliefs_plots: Drawing::all(&plots.beliefs.iter().collect::<Vec<_>>()),
         groups,
         episodes,
         facts: facts(run),
@@ -408,17 +419,11 @@ fn table_of(about: String, all: &[(Who, &Measures)]) -> Table {
     Table { about, columns: all.iter().map(|(who, _)| who.name()).collect(), rows }
 }
 
-fn drawings(plots: &[&Plot]) -> Vec<Drawing> {
-    let drawing =
-        |plot: &&Plot| Drawing { svg: Safe::from_safe_string(plot.svg.inline(&plot.title)), wide: plot.wide };
-    plots.iter().map(drawing).collect()
-}
-
 fn groups(eval: Option<&EvalFile>, plots: &Plots) -> Vec<Group> {
     let (small, wide): (Vec<&Plot>, Vec<&Plot>) =
         plots.choices.iter().partition(|plot| plot.name != "agreement-by-margin");
-    let all = |plots: &[Plot]| drawings(&plots.iter().collect::<Vec<_>>());
-    let groups = [
+    let all = |plots: &[Plot]| Drawing::all(&plots.iter().collect::<Vec<_>>());
+    let mut groups = vec![
         Group {
             id: "observations",
             title: "Learning from answers",
@@ -455,23 +460,30 @@ fn groups(eval: Option<&EvalFile>, plots: &Plots) -> Vec<Group> {
             about: "How often the most probable option is the teacher's, by how clear the teacher's choice is: at \
                     near-ties two perfect predictors differ too. The tables show which options are taken for which, in \
                     percent of each row.",
-            plots: drawings(&wide),
+            plots: Drawing::all(&wide),
             side: eval.and_then(margins),
-            small: drawings(&small),
+            small: Drawing::all(&small),
             table: None,
         },
     ];
-    groups.into_iter().filter(|group| !group.plots.is_empty() || !group.small.is_empty()).collect()
+    groups.extend(eval.map(|eval| depth::groups(eval, &plots.depth)).unwrap_or_default());
+    let is_empty = |group: &Group| group.plots.is_empty() && group.small.is_empty() && group.side.is_none();
+    groups.into_iter().filter(|group| !is_empty(group)).collect()
 }
 
 /// The learning curves as a table.
 fn numbers(eval: &EvalFile) -> Numbers {
-    let all = measured(eval);
+    numbers_of("earlier answers", &measured(eval))
+}
+
+/// Measures by number of observations, or of what `title` says.
+pub(super) fn numbers_of(title: &str, all: &[(Who, &Measures)]) -> Numbers {
+    let Some((_, last)) = all.last() else { return Numbers { columns: Vec::new(), rows: Vec::new() } };
     let measures =
         [Measure::Accuracy, Measure::Agreement, Measure::Kl, Measure::Entropy, Measure::TopProbability];
-    let observations: Vec<usize> = eval.teacher.by_observations.iter().map(|at| at.observations).collect();
+    let observations: Vec<usize> = last.by_observations.iter().map(|at| at.observations).collect();
     let mut rows = vec![["answers".to_string(), String::new()].into_iter().collect::<Vec<_>>()];
-    rows[0].extend(eval.teacher.by_observations.iter().map(|at| at.answers.to_string()));
+    rows[0].extend(last.by_observations.iter().map(|at| at.answers.to_string()));
     for measure in measures {
         for (who, m) in all.iter().filter(|(_, m)| m.get(measure).is_some()) {
             let cell = |n: &usize| {
@@ -482,7 +494,7 @@ fn numbers(eval: &EvalFile) -> Numbers {
             rows.push(titles.into_iter().chain(observations.iter().map(cell)).collect());
         }
     }
-    let titles = ["earlier answers".to_string(), String::new()];
+    let titles = [title.to_string(), String::new()];
     Numbers {
         columns: titles.into_iter().chain(observations.iter().map(ToString::to_string)).collect(),
         rows,
@@ -518,7 +530,7 @@ fn margins(eval: &EvalFile) -> Option<Numbers> {
     Some(Numbers { columns: titles.map(str::to_string).collect(), rows })
 }
 
-fn with_error(mean: f64, error: Option<f64>) -> String {
+pub(super) fn with_error(mean: f64, error: Option<f64>) -> String {
     error.map_or_else(|| value(mean), |error| format!("{} ± {}", value(mean), error_of(mean, error)))
 }
 

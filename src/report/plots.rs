@@ -1,6 +1,7 @@
 //! Which plots a run gives.
 
 use super::chart::{HALF_WIDTH, Line, LineChart, Look, Plot, Point, Reliability, Shades, reliability};
+use super::depth;
 use super::run::Run;
 use super::scale::Axis;
 use super::style::Who;
@@ -14,6 +15,8 @@ pub(super) struct Plots {
     pub training: Vec<Plot>,
     pub calibration: Vec<Plot>,
     pub choices: Vec<Plot>,
+    /// Of the episodes that were looked into.
+    pub depth: Vec<Plot>,
 }
 
 impl Plots {
@@ -25,12 +28,19 @@ impl Plots {
             training: training(run),
             calibration: eval.map(calibration).unwrap_or_default(),
             choices: eval.map(choices).unwrap_or_default(),
+            depth: eval.map(depth::plots).unwrap_or_default(),
         }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Plot> {
-        let sections =
-            [&self.by_observations, &self.beliefs, &self.training, &self.calibration, &self.choices];
+        let sections = [
+            &self.by_observations,
+            &self.beliefs,
+            &self.training,
+            &self.calibration,
+            &self.choices,
+            &self.depth,
+        ];
         sections.into_iter().flatten()
     }
 }
@@ -44,7 +54,7 @@ pub(super) fn measured(eval: &EvalFile) -> Vec<(Who, &Measures)> {
 }
 
 /// The ends of all intervals, and the values.
-fn extent(lines: &[Line]) -> impl Iterator<Item = f64> {
+pub(super) fn extent(lines: &[Line]) -> impl Iterator<Item = f64> {
     let points = lines.iter().flat_map(|line| &line.points);
     points.flat_map(|p| [p.y, p.interval.map_or(p.y, |i| i.0), p.interval.map_or(p.y, |i| i.1)])
 }
@@ -54,9 +64,9 @@ pub(super) fn measured_beliefs(eval: &EvalFile) -> Vec<(Who, &Measures)> {
     measured(eval).into_iter().filter_map(|(who, m)| Some((who, m.beliefs.as_deref()?))).collect()
 }
 
-/// A line for each of `all`, by the number of observations.
-fn lines_by_observations(all: Vec<(Who, &Measures)>, measure: Measure) -> Vec<Line> {
-    let line = |(who, m): (Who, &Measures)| {
+/// A measure by the number of observations, a line for each that was measured.
+pub(super) fn lines(all: &[(Who, &Measures)], measure: Measure) -> Vec<Line> {
+    let line = |&(who, m): &(Who, &Measures)| {
         let point = |at: &MeasuresAt| {
             let tip = format!(" ({} earlier answers, {} answers)", at.observations, at.answers);
             let (x, y) = (at.observations as f64, at.get(measure)?);
@@ -66,7 +76,7 @@ fn lines_by_observations(all: Vec<(Who, &Measures)>, measure: Measure) -> Vec<Li
         let name = who.name().to_string();
         (!points.is_empty()).then_some(Line { who, name, points, look: Look::Band })
     };
-    all.into_iter().filter_map(line).collect()
+    all.iter().filter_map(line).collect()
 }
 
 /// How reported beliefs follow the evidence.
@@ -75,8 +85,9 @@ fn beliefs(eval: &EvalFile) -> Vec<Plot> {
         ("beliefs-accuracy", "Reported beliefs: accuracy", "accuracy", Measure::Accuracy),
         ("beliefs-kl", "Reported beliefs: KL from the teacher", "KL (nats)", Measure::Kl),
     ];
+    let all = measured_beliefs(eval);
     let plot = |(name, title, y_label, measure)| {
-        let lines = lines_by_observations(measured_beliefs(eval), measure);
+        let lines = lines(&all, measure);
         let y = Axis::linear(extent(&lines));
         let x_label = "earlier answers that bear on what is reported";
         let chart = LineChart { name, title, x_label, y_label, x_names: None, y, lines, wide: false };
@@ -86,7 +97,8 @@ fn beliefs(eval: &EvalFile) -> Vec<Plot> {
 }
 
 fn by_observations(eval: &EvalFile) -> Vec<Plot> {
-    let lines = |measure: Measure| lines_by_observations(measured(eval), measure);
+    let all = measured(eval);
+    let lines = |measure: Measure| lines(&all, measure);
     let mut plots = Vec::new();
     let mut plot = |name, title, y_label, y: Axis, lines: Vec<Line>| {
         if !lines.is_empty() {

@@ -82,7 +82,7 @@ impl Probes {
         Probes {
             per_factor: count,
             items: if has_items { world.bank(&mut draws) } else { Vec::new() },
-            option_sets: world.option_sets(6 * count, &mut draws),
+            option_sets: world.option_sets(1, 6 * count, &mut draws),
         }
     }
 

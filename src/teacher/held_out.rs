@@ -24,10 +24,16 @@ struct Forecast {
     entropy: f64,
 }
 
+/// The first `count` option sets of a seed, worded for a place (from 1) of an episode; none where the world's questions
+/// cannot be drawn freely.
+pub(super) fn held_out_sets(world: &World, seed: u64, place: usize, count: usize) -> Vec<Question> {
+    world.option_sets(place, count, &mut rng::stream(seed, "teacher.held_out", 0))
+}
+
 impl HeldOut {
     /// Draws the sets, at random however evidence is chosen; none where the world's questions cannot be drawn freely.
     pub(super) fn draw(world: &World, rules: &Rules, seed: u64) -> HeldOut {
-        let questions = world.option_sets(SETS, &mut rng::stream(seed, "teacher.held_out", 0));
+        let questions = held_out_sets(world, seed, 1, SETS);
         let at_prior = forecasts(&rules.prior(), &questions);
         HeldOut { questions, at_prior }
     }

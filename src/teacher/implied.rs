@@ -101,7 +101,7 @@ mod tests {
         for question in world.questions(3, &mut draws) {
             posterior.observe(&question, 1);
         }
-        let sets = world.option_sets(20, &mut draws);
+        let sets = world.option_sets(1, 20, &mut draws);
         let probs: Vec<Vec<f64>> = sets.iter().map(|q| posterior.predictive(q)).collect();
         let predicted: Vec<_> = sets.iter().zip(&probs).map(|(q, p)| (q, p.as_slice())).collect();
         let implied = implied_belief(&world.factors()[0].prior, &predicted).unwrap();

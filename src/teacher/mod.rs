@@ -7,11 +7,14 @@
 //!
 //! In a [`Session`] the answers come one by one from a person, and [`implied_belief`] says what a predictor acts as if it
 //! believed.
+//! A [`Replayer`] goes through an episode again, so that [`Asides`] can be asked that the dialogue does not ask;
+//! [`fit_reasoner`] finds the reasoner that explains a model's answers.
 //!
 //! Where users are drawn sources ([`crate::world::process`]), [`Belief`] is the inference (conjugate [`Counts`], a
 //! [`Mixture`] of known sources, the [`Forward`] algorithm, [`Gaussian`] posteriors) and [`simulate_process`] the
 //! episode.
 
+mod asides;
 mod belief;
 mod beliefs;
 mod config;
@@ -26,17 +29,22 @@ mod gaussian;
 mod held_out;
 mod implied;
 mod information;
+mod informativity;
 mod mixture;
 mod posterior;
 mod process;
+mod reasoner;
+mod replay;
 mod rival;
 mod schedule;
 mod session;
 mod simulate;
 mod split;
+mod stated;
 mod summary;
 mod teach;
 
+pub use asides::{About, Aside, Asides};
 pub use belief::Belief;
 pub use beliefs::BeliefsConfig;
 pub use config::{Domain, Targets, TeacherConfig, WorldName};
@@ -48,13 +56,16 @@ pub use follow::Follower;
 pub use forward::{Between, Forward, Hypothesis};
 pub use gaussian::Gaussian;
 pub use implied::implied_belief;
+pub use informativity::Informative;
 pub use mixture::Mixture;
 pub use posterior::Posterior;
 pub use process::{ProcessSimulation, simulate_process};
+pub use reasoner::{Explained, fit_reasoner};
+pub use replay::{Moment, Replay, Replayer};
 pub use rival::{ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
 pub use schedule::{Example, Search, Target, schedule};
 pub use session::{Interview, Session, Sessions};
-pub use simulate::{AnswerRecord, BeliefRecord, Simulation, simulate};
+pub use simulate::{AnswerRecord, Asked, BeliefRecord, Simulation, simulate};
 pub use split::{Part, SplitBy, SplitConfig};
 pub use summary::{BeliefAt, BeliefsSummary, HeldOutSummary, SplitSummary, TeacherAt, TeacherSummary};
 pub use teach::{TEACHER_FILE, teach};

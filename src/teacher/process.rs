@@ -106,7 +106,13 @@ pub fn simulate_process(
         messages,
     };
     ProcessSimulation {
-        simulation: Simulation { episode, answers, beliefs: Vec::new(), ignored: belief.ignored() },
+        simulation: Simulation {
+            episode,
+            answers,
+            beliefs: Vec::new(),
+            ignored: belief.ignored(),
+            asked: Vec::new(),
+        },
         regret,
     }
 }

@@ -23,6 +23,21 @@ pub struct Simulation {
     pub beliefs: Vec<BeliefRecord>,
     /// Answers that the posterior could not explain and so ignored.
     pub ignored: usize,
+    /// Everything that was asked, in order, for beliefs too; empty where users are drawn sources.
+    pub asked: Vec<Asked>,
+}
+
+/// Something that was asked in an episode, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The question.
+    pub question: Question,
+    /// The option that the assistant said.
+    pub said: usize,
+    /// The option that is true of the user.
+    pub truth: usize,
+    /// The attribute, where a belief was asked for: the user says nothing to that.
+    pub belief: Option<String>,
 }
 
 /// How well one answer was predicted by the teacher's whole predictive distribution.
@@ -70,17 +85,17 @@ pub fn simulate(
 /// What all episodes of a config have in common.
 pub(super) struct Course<'a> {
     config: &'a TeacherConfig,
-    world: &'a World,
+    pub(super) world: &'a World,
     pub(super) rules: Rules,
     reports: Reports,
     change: Option<Transition>,
 }
 
 /// What the teacher makes of one question.
-struct Forecast {
-    probs: Vec<f64>,
-    said: usize,
-    record: AnswerRecord,
+pub(super) struct Forecast {
+    pub(super) probs: Vec<f64>,
+    pub(super) said: usize,
+    pub(super) record: AnswerRecord,
 }
 
 /// The random choices of one episode.
@@ -130,6 +145,7 @@ impl<'a> Course<'a> {
             answers: Vec::new(),
             beliefs: Vec::new(),
             ignored: 0,
+            asked: Vec::new(),
         };
         observer(&posterior, &hypotheses);
         while let Some(question) = questions.next(&posterior) {
@@ -141,6 +157,7 @@ impl<'a> Course<'a> {
             let (content, start) = self.world.reply(&question, said);
             dialogue.answer(content, self.answer(&question, start, truth, forecast, &mut draws.targets));
             dialogue.tell(&question, said, truth);
+            simulation.asked.push(Asked { question: question.clone(), said, truth, belief: None });
 
             self.rules.observe(&mut posterior, &question, truth);
             if let Some(change) = &self.change {
@@ -148,8 +165,10 @@ impl<'a> Course<'a> {
             }
             observer(&posterior, &hypotheses);
             for (name, question) in self.reports.after(simulation.answers.len(), &mut draws.beliefs) {
-                let record = self.report(&mut dialogue, question, name, &posterior, &hypotheses, &mut draws);
+                let (record, asked) =
+                    self.report(&mut dialogue, question, name, &posterior, &hypotheses, &mut draws);
                 simulation.beliefs.push(BeliefRecord { belief: name.clone(), answer: record });
+                simulation.asked.push(asked);
             }
         }
         simulation.episode.messages = dialogue.messages;
@@ -169,8 +188,9 @@ impl<'a> Course<'a> {
         let mut errors = rng::stream(seed, "teacher.errors", index);
         let mut targets = rng::stream(seed, "teacher.targets", index);
         let mut posterior = self.rules.prior();
-        let mut dialogue = Dialogue { world: self.world, messages: Vec::new(), told: Told::Nothing };
+        let mut dialogue = Dialogue::new(self.world);
         let mut records = Vec::with_capacity(answers.len());
+        let mut asked = Vec::with_capacity(answers.len());
         for (question, truth) in answers {
             let forecast = self.forecast(&posterior, question, *truth, &mut errors);
             let said = forecast.said;
@@ -178,14 +198,16 @@ impl<'a> Course<'a> {
             dialogue.ask(question);
             let (content, start) = self.world.reply(question, said);
             dialogue.answer(content, self.answer(question, start, *truth, forecast, &mut targets));
-            dialogue.told = Told::Answer { question: question.clone(), said, truth: *truth };
+            dialogue.tell(question, said, *truth);
+            asked.push(Asked { question: question.clone(), said, truth: *truth, belief: None });
             self.rules.observe(&mut posterior, question, *truth);
         }
         let world = self.world.name().to_string();
         let (id, user) = (id.to_string(), user.to_string());
         let episode =
             Episode { format_version: FORMAT_VERSION, id, world, user, messages: dialogue.messages };
-        Simulation { episode, answers: records, beliefs: Vec::new(), ignored: posterior.ignored() }
+        let ignored = posterior.ignored();
+        Simulation { episode, answers: records, beliefs: Vec::new(), ignored, asked }
     }
 
     fn no_episode(&self, user: usize, number: usize) -> Episode {
@@ -207,19 +229,19 @@ impl<'a> Course<'a> {
         posterior: &Posterior,
         hypotheses: &[usize],
         draws: &mut Draws,
-    ) -> AnswerRecord {
+    ) -> (AnswerRecord, Asked) {
         let truth = self.world.answer(hypotheses, question, &mut draws.beliefs);
         let forecast = self.forecast(posterior, question, truth, &mut draws.errors);
-        let record = forecast.record;
+        let (record, said) = (forecast.record, forecast.said);
         dialogue.ask(question);
-        let (content, start) = attribute::report(&question.labels[forecast.said]);
+        let (content, start) = attribute::report(&question.labels[said]);
         let answer = self.answer(question, start, truth, forecast, &mut draws.targets);
         dialogue.answer(content, Answer { belief: Some(name.to_owned()), ..answer });
         dialogue.tell_nothing();
-        record
+        (record, Asked { question: question.clone(), said, truth, belief: Some(name.to_owned()) })
     }
 
-    fn forecast(
+    pub(super) fn forecast(
         &self,
         posterior: &Posterior,
         question: &Question,
@@ -322,6 +344,28 @@ impl<'a> Dialogue<'a> {
     fn tell_nothing(&mut self) {
         self.told = Told::Nothing;
     }
+}
+
+/// The user's message that asks `next` after what was asked last.
+pub(super) fn user_says(world: &World, last: Option<&Asked>, next: &Question) -> String {
+    let mut dialogue = Dialogue::new(world);
+    match last {
+        Some(report) if report.belief.is_some() => return next.text.clone(),
+        Some(answer) => dialogue.tell(&answer.question, answer.said, answer.truth),
+        None => {}
+    }
+    dialogue.ask(next);
+    dialogue.messages.swap_remove(0).content
+}
+
+/// The assistant's message that says an option, and the byte at which its label begins.
+pub(super) fn assistant_says(
+    world: &World,
+    question: &Question,
+    said: usize,
+    is_report: bool,
+) -> (String, usize) {
+    if is_report { attribute::report(&question.labels[said]) } else { world.reply(question, said) }
 }
 
 pub(super) fn one_hot(options: usize, hot: usize) -> Vec<f64> {

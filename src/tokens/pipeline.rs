@@ -202,6 +202,20 @@ impl Pipeline {
         self.encode_inner(episode).with_context(|| format!("episode {:?}", episode.id))
     }
 
+    /// As [`encode`](Self::encode), none where the episode is too long.
+    ///
+    /// # Errors
+    /// If it cannot be used for another reason; names the episode.
+    pub fn encode_fitting(&self, episode: &Episode) -> Result<Option<Sequence>> {
+        match self.encode(episode) {
+            Ok(encoded) => Ok(Some(encoded.sequence)),
+            Err(error) if error.downcast_ref::<Unusable>().is_some_and(|unusable| unusable.too_long) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn encode_inner(&self, episode: &Episode) -> Result<EncodedEpisode> {
         let rendered = self.renderer.render(&episode.messages)?;
         let encoded = self.tokenizer.encode(&rendered.text)?;

@@ -252,15 +252,16 @@ impl ChoiceWorld {
         &self.texts
     }
 
-    /// Draws option sets, every level with equal probability and independently.
+    /// Draws an option set for each round, every level with equal probability and independently.
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
-        (1..=rounds)
-            .map(|place| {
-                let levels = self.draw_levels(draws);
-                let supposed = self.likelihood(self.supposed, &self.features(&levels));
-                self.question_of(place, &levels, supposed)
-            })
-            .collect()
+        (1..=rounds).map(|place| self.question(place, draws)).collect()
+    }
+
+    /// Draws an option set to be asked at a place (from 1) of an episode.
+    pub(super) fn question(&self, place: usize, draws: &mut Stream) -> Question {
+        let levels = self.draw_levels(draws);
+        let supposed = self.likelihood(self.supposed, &self.features(&levels));
+        self.question_of(place, &levels, supposed)
     }
 
     /// The question of a place about options given as text: `price: $730, duration: …` in the order of the features,

@@ -274,13 +274,15 @@ impl World {
         !matches!(self, World::Shop(_))
     }
 
-    /// Draws option sets alone, none where they cannot be drawn freely.
-    pub fn option_sets(&self, count: usize, draws: &mut Stream) -> Vec<Question> {
-        match self {
-            World::Choice(world) => world.questions(count, draws),
-            World::Items(_) | World::Shop(_) => Vec::new(),
-            World::TraitFlights(world) => world.option_sets(count, draws),
-        }
+    /// Draws option sets alone, each to be asked at the same place (from 1) of an episode; none where they cannot be
+    /// drawn freely.
+    pub fn option_sets(&self, place: usize, count: usize, draws: &mut Stream) -> Vec<Question> {
+        let draw = |_| match self {
+            World::Choice(world) => Some(world.question(place, draws)),
+            World::Items(_) | World::Shop(_) => None,
+            World::TraitFlights(world) => Some(world.option_set(place, draws)),
+        };
+        (0..count).map_while(draw).collect()
     }
 
     /// Draws the questions of an episode of at most [`max_rounds`](World::max_rounds) rounds.

@@ -176,7 +176,8 @@ impl TraitFlights {
 
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         let mut questions = self.items.questions(self.n_items.min(rounds), draws);
-        questions.extend(self.option_sets(rounds - questions.len(), draws));
+        let flights = rounds - questions.len();
+        questions.extend((1..=flights).map(|place| self.option_set(place, draws)));
         questions
     }
 
@@ -208,11 +209,9 @@ impl TraitFlights {
         Question { factor: self.factor, ..question }
     }
 
-    /// Flights alone.
-    pub(super) fn option_sets(&self, count: usize, draws: &mut Stream) -> Vec<Question> {
-        let mut flights = self.flights.questions(count, draws);
-        flights.iter_mut().for_each(|question| question.factor = self.factor);
-        flights
+    /// Flights alone, to be asked at a place (from 1) of an episode.
+    pub(super) fn option_set(&self, place: usize, draws: &mut Stream) -> Question {
+        Question { factor: self.factor, ..self.flights.question(place, draws) }
     }
 
     /// As [`ChoiceWorld::read_question`], or an item of the questionnaire.

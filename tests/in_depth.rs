@@ -1,0 +1,449 @@
+//! Episodes looked into: questions asked aside, stated beliefs, interactive dialogues, fitted reasoners.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use bayesteach::episode::{Answer, Episode, Message, Role};
+use bayesteach::eval::{Chosen, EvalConfig, Looking, Tails, interact, look_into, predictions};
+use bayesteach::metrics::{Prediction, argmax};
+use bayesteach::model::config::ModelConfig;
+use bayesteach::model::decoder::Decoder;
+use bayesteach::rng;
+use bayesteach::teacher::{
+    About, Asides, Explained, Posterior, Replayer, TeacherConfig, fit_reasoner, simulate,
+};
+use bayesteach::tokens::{Line, ModelLimits, Pipeline, Sequence, TokensConfig};
+use bayesteach::world::World;
+use candle_core::{DType, Device};
+use common::Place;
+
+fn pipeline(base: &Path) -> Pipeline {
+    let config = ModelConfig::load(base).unwrap();
+    let limits = ModelLimits {
+        max_position_embeddings: config.max_position_embeddings,
+        vocab_size: config.vocab_size,
+    };
+    Pipeline::load(base, &TokensConfig::default(), limits).unwrap()
+}
+
+fn decoder(base: &Path) -> Decoder {
+    let config = ModelConfig::load(base).unwrap();
+    Decoder::load(base, &config, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn teacher(toml: &str) -> (TeacherConfig, World) {
+    let config: TeacherConfig = toml::from_str(toml).unwrap();
+    config.validate().unwrap();
+    let world = config.build_world().unwrap();
+    (config, world)
+}
+
+const FLIGHTS: &str = "world = \"flights\"\nrounds = 3\n[flights]\nfeatures = [\"duration\", \"price\"]";
+const TRAITS: &str = "world = \"personality\"\nrounds = 6\n[personality]\norder = \"blocked\"";
+const MIXED: &str = "world = \"trait_flights\"\nrounds = 4\n[trait_flights]\nitems = 2\n[beliefs]\nevery = 2";
+
+fn episodes(config: &TeacherConfig, world: &World, users: usize) -> Vec<Episode> {
+    (0..users).map(|user| simulate(config, world, 7, user, 1, |_| {}).episode).collect()
+}
+
+fn looking<'a>(
+    config: &'a EvalConfig,
+    decoder: &'a Decoder,
+    pipeline: &'a Pipeline,
+    replayer: &'a Replayer<'a>,
+) -> Looking<'a> {
+    Looking { config, decoder, pipeline, replayer, tokens_at_once: 300 }
+}
+
+fn chosen<'a>(episodes: &'a [Episode], sequences: &'a [Sequence]) -> Vec<Chosen<'a>> {
+    let pairs = episodes.iter().zip(sequences).enumerate();
+    pairs.map(|(user, (episode, sequence))| Chosen { user, episode, sequence }).collect()
+}
+
+fn assert_same(a: &Prediction, b: &Prediction) {
+    for (p, q) in a.probs().iter().zip(b.probs()) {
+        assert!((p - q).abs() < 2e-5, "{:?} is not {:?}", a.probs(), b.probs());
+    }
+    assert!((a.option_mass() - b.option_mass()).abs() < 1e-5 && a.teacher() == b.teacher());
+}
+
+/// What is asked on the keys and values of the dialogue is what the whole dialogue would give, run from the start; in
+/// worlds with option sets, questionnaires, and both with reported beliefs between.
+#[test]
+fn asides_are_whole_dialogues() {
+    let place = Place::new();
+    let base = place.path("base");
+    let (pipeline, decoder) = (pipeline(&base), decoder(&base));
+    for (toml, tails) in [(FLIGHTS, 4 * (5 + 2)), (TRAITS, 6 * (5 + 1) + 5), (MIXED, 5 * (5 + 5))] {
+        let (config, world) = teacher(toml);
+        let replayer = Replayer::new(&config, &world, 7);
+        let episode = &episodes(&config, &world, 3)[2];
+        let replay = replayer.replay(episode).unwrap();
+        let dialogue = pipeline.encode(episode).unwrap().sequence;
+        let mut asides = Asides::new(&replayer, 5);
+        let mut shared = Tails::new(&decoder, 300);
+        shared.take_up(&dialogue.input_ids).unwrap();
+        let mut compared = 0;
+        for moment in &replay.moments {
+            let asked = asides.ask(0, &replay, moment, true);
+            let sequences: Vec<Sequence> =
+                asked.iter().map(|aside| pipeline.encode(&aside.episode).unwrap().sequence).collect();
+            let answers = shared.last_answers(&sequences).unwrap();
+            for ((aside, sequence), answer) in asked.iter().zip(&sequences).zip(answers) {
+                aside.episode.validate().unwrap();
+                let whole = predictions(&decoder, std::slice::from_ref(sequence), 4096, &|_| {}).unwrap();
+                assert_eq!(whole.len(), 1);
+                assert_same(&whole[0].predicting(&answer).unwrap(), &whole[0]);
+                compared += 1;
+            }
+            // The dialogue goes on as if nothing had been asked: what it asks next begins as the asides do.
+            let next = asked.iter().find(|aside| aside.about == About::Next);
+            if let Some(next) = next {
+                let own = &episode.messages[2 * moment.asked..][..2];
+                let of_aside = &next.episode.messages[2 * moment.asked..];
+                assert_eq!((&own[0], &own[1].content), (&of_aside[0], &of_aside[1].content));
+            }
+        }
+        assert_eq!(compared, tails, "{toml}");
+    }
+}
+
+/// An episode of other settings is refused, and says which.
+#[test]
+fn episodes_of_other_settings_are_refused() {
+    let (config, world) = teacher(FLIGHTS);
+    let other = episodes(&config, &world, 1).remove(0);
+    let message = |replayer: &Replayer, episode: &Episode| {
+        let error = replayer.replay(episode).unwrap_err();
+        assert!(error.chain().any(|cause| cause.is::<bayesteach::error::UsageError>()));
+        format!("{error:#}")
+    };
+    let seed = Replayer::new(&config, &world, 8);
+    assert!(message(&seed, &other).contains("from message 0 on"));
+    let right = Replayer::new(&config, &world, 7);
+    right.replay(&other).unwrap();
+    let mut longer = other.clone();
+    longer.messages.extend(other.messages[..2].to_vec());
+    assert!(message(&right, &longer).contains("from message 6 on"));
+    let stranger = Episode { user: "900".into(), ..other.clone() };
+    assert!(message(&right, &stranger).contains("\"900\""));
+    assert!(message(&right, &Episode { id: "mine".into(), ..other }).contains("\"mine\""));
+}
+
+/// In the questionnaire each trait is a factor of its own: whoever states the teacher's marginals acts as the teacher.
+/// And a user's held-out truths, teacher's measures and observations are the teacher's own.
+#[test]
+fn the_teacher_acts_on_what_it_states() {
+    let place = Place::new();
+    let base = place.path("base");
+    let (pipeline, decoder) = (pipeline(&base), decoder(&base));
+    let (config, world) = teacher(TRAITS);
+    let replayer = Replayer::new(&config, &world, 7);
+    let episodes = episodes(&config, &world, 3);
+    let sequences: Vec<Sequence> = episodes.iter().map(|e| pipeline.encode(e).unwrap().sequence).collect();
+    let settings = EvalConfig { probes: 2, ..EvalConfig::default() };
+    let looking = looking(&settings, &decoder, &pipeline, &replayer);
+    let found = look_into(looking, &chosen(&episodes, &sequences), &|_| {}).unwrap();
+    assert!(found.held_out.is_empty() && found.too_long == 0);
+    // After 0, 2, 4 and 6 rounds, about five traits; and there is no question after the last.
+    assert_eq!((found.reports.len(), found.acted.len(), found.teacher_acted.len()), (60, 9, 9));
+    for acted in &found.teacher_acted {
+        for (p, q) in acted.stated.probs().iter().zip(acted.direct.probs()) {
+            assert!((p - q).abs() < 1e-9);
+        }
+    }
+    // What the model does there, it does in the dialogue.
+    let whole = predictions(&decoder, &sequences, 4096, &|_| {}).unwrap();
+    for (i, acted) in found.acted.iter().enumerate() {
+        assert_same(&acted.direct, &whole[i / 3 * 6 + i % 3 * 2]);
+    }
+}
+
+/// The words of flights with another option in the assistant's mouth.
+fn with_said(episode: &Episode, said: &[usize]) -> Episode {
+    let mut changed = episode.clone();
+    for (i, option) in said.iter().enumerate() {
+        let answer = changed.messages[2 * i + 1].answer.clone().unwrap();
+        changed.messages[2 * i + 1] = Message {
+            role: Role::Assistant,
+            content: format!("The best option is Flight {}.", option + 1),
+            answer: Some(Answer { said: *option, ..answer.clone() }),
+        };
+        if let Some(next) = changed.messages.get_mut(2 * i + 2) {
+            let question = next.content.split_once("\n\n").unwrap().1.to_owned();
+            let truth = answer.truth.unwrap();
+            let verdict = match truth == *option {
+                true => "correct.".to_owned(),
+                false => format!("incorrect. I prefer Flight {}.", truth + 1),
+            };
+            next.content = format!("Your option Flight {} is {verdict}\n\n{question}", option + 1);
+        }
+    }
+    changed
+}
+
+/// The model's own recommendations, written into the dialogues by hand, get it to the same predictions.
+#[test]
+fn interactive_dialogues_are_those_with_the_own_recommendations() {
+    let place = Place::new();
+    let base = place.path("base");
+    let (pipeline, decoder) = (pipeline(&base), decoder(&base));
+    let (config, world) = teacher(FLIGHTS);
+    let replayer = Replayer::new(&config, &world, 7);
+    let episodes = episodes(&config, &world, 4);
+    let sequences: Vec<Sequence> = episodes.iter().map(|e| pipeline.encode(e).unwrap().sequence).collect();
+    let settings = EvalConfig::default();
+    let looking = looking(&settings, &decoder, &pipeline, &replayer);
+    let own = interact(looking, &chosen(&episodes, &sequences), &|_| {}).unwrap();
+    let taught = predictions(&decoder, &sequences, 4096, &|_| {}).unwrap();
+    let mut others = 0;
+    for (i, episode) in episodes.iter().enumerate() {
+        let own = &own[3 * i..][..3];
+        let said: Vec<usize> = own.iter().map(|p| argmax(&p.probs())).collect();
+        others += (episode.answers()).zip(&said).filter(|((answer, _), said)| answer.said != **said).count();
+        let by_hand = with_said(episode, &said);
+        by_hand.validate().unwrap();
+        let sequence = pipeline.encode_line(&Line::Episode(by_hand)).unwrap();
+        for (a, b) in own.iter().zip(predictions(&decoder, &[sequence], 4096, &|_| {}).unwrap()) {
+            assert_same(a, &b);
+        }
+        assert_same(&own[0], &taught[3 * i]);
+    }
+    assert!(others > 3, "the model says what the teacher says: this shows nothing");
+}
+
+/// The answers of reasoners of known discount and weight, made by the posterior's own operations, give these back; also
+/// sharpened, and where answers only rule out.
+#[test]
+fn known_reasoners_are_found() {
+    for (discount, weight, temperature) in [(1.0, 1.0, 1.0), (0.7, 1.6, 1.0), (0.9, 0.5, 0.6)] {
+        let (config, world) = teacher("world = \"personality\"\nrounds = 30");
+        let replayer = Replayer::new(&config, &world, 7);
+        let replays: Vec<_> =
+            episodes(&config, &world, 25).iter().map(|e| replayer.replay(e).unwrap()).collect();
+        let predicted: Vec<Vec<Prediction>> = (replays.iter())
+            .map(|replay| {
+                let mut posterior = Posterior::prior(world.factors());
+                let predict = |asked: &bayesteach::teacher::Asked| {
+                    let probs = posterior.predictive(&asked.question);
+                    posterior.forget(discount, world.factors());
+                    posterior.observe_to_the_power(&asked.question, asked.truth, weight);
+                    let logs: Vec<f64> = probs.iter().map(|p| p.ln() / temperature).collect();
+                    Prediction::new(&logs, &probs, Some(asked.truth), 0).unwrap()
+                };
+                replay.asked.iter().map(predict).collect()
+            })
+            .collect();
+        let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
+            .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
+            .collect();
+        let found = fit_reasoner(&world, &explained).unwrap();
+        assert_eq!((found.answers, found.users), (25 * 30, 25));
+        let weights = (found.evidence_weight.unwrap(), found.prior_weight.unwrap());
+        for (fitted, expected) in [
+            (found.discount, discount),
+            (weights.0, weight),
+            (weights.1, 1.0 / weight),
+            (found.temperature, temperature),
+        ] {
+            assert!((fitted.value - expected).abs() < 1e-3, "{found:?}");
+            assert!(!fitted.at_limit && fitted.high.unwrap() - fitted.low.unwrap() < 1e-2);
+        }
+        assert!(found.kl.value < 1e-6 && found.lapse.is_none());
+        assert_eq!(found.kl_exact.value > 1e-3, (discount, weight, temperature) != (1.0, 1.0, 1.0));
+    }
+}
+
+/// Flights whose users never err: a reasoner who takes them to lapse, as the teacher of lapsing users does.
+#[test]
+fn a_known_lapse_is_found() {
+    let (config, world) = teacher(FLIGHTS);
+    let (_, lapsing) = teacher(&format!("{FLIGHTS}\nteacher_likelihood = {{ lapse = 0.2 }}"));
+    let replayer = Replayer::new(&config, &world, 7);
+    let replays: Vec<_> = episodes(&config, &world, 24).iter().map(|e| replayer.replay(e).unwrap()).collect();
+    let mut predicted = Vec::new();
+    for replay in &replays {
+        let mut posterior = Posterior::prior(lapsing.factors());
+        let mut own = Vec::new();
+        for asked in &replay.asked {
+            let likelihood = asked.question.likelihood.as_ref().clone().with_lapse(0.2);
+            let question =
+                bayesteach::world::Question { likelihood: likelihood.into(), ..asked.question.clone() };
+            let probs = posterior.predictive(&question);
+            posterior.observe(&question, asked.truth);
+            let logs: Vec<f64> = probs.iter().map(|p| p.ln()).collect();
+            own.push(Prediction::new(&logs, &probs, Some(asked.truth), 0).unwrap());
+        }
+        predicted.push(own);
+    }
+    let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
+        .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
+        .collect();
+    let found = fit_reasoner(&world, &explained).unwrap();
+    assert!(found.evidence_weight.is_none());
+    assert!((found.lapse.unwrap().value - 0.2).abs() < 1e-3, "{found:?}");
+    assert!((found.discount.value - 1.0).abs() < 1e-3 && (found.temperature.value - 1.0).abs() < 1e-3);
+}
+
+/// Single answers drawn from a reasoner: over many samples about 95 % of the intervals hold what it is.
+#[test]
+fn intervals_hold_what_is_true() {
+    let (config, world) = teacher("world = \"personality\"\nrounds = 20\n[personality]\norder = \"blocked\"");
+    let replayer = Replayer::new(&config, &world, 7);
+    let replays: Vec<_> = episodes(&config, &world, 40).iter().map(|e| replayer.replay(e).unwrap()).collect();
+    let (samples, mut held) = (60, [0, 0]);
+    for sample in 0..samples {
+        let mut draws = rng::stream(sample, "test", 0);
+        let mut predicted = Vec::new();
+        for replay in &replays {
+            let mut posterior = Posterior::prior(world.factors());
+            let mut own = Vec::new();
+            for asked in &replay.asked {
+                let probs = posterior.predictive(&asked.question);
+                posterior.forget(0.6, world.factors());
+                posterior.observe(&asked.question, asked.truth);
+                let answer = draws.categorical(&probs);
+                let logs: Vec<f64> = (0..5).map(|o| f64::from(u8::from(o == answer)).ln()).collect();
+                own.push(Prediction::new(&logs, &probs, None, 0).unwrap());
+            }
+            predicted.push(own);
+        }
+        let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
+            .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
+            .collect();
+        let found = fit_reasoner(&world, &explained).unwrap();
+        for (i, (fitted, truth)) in
+            [(found.discount, 0.6), (found.evidence_weight.unwrap(), 1.0)].into_iter().enumerate()
+        {
+            let (low, high) = (fitted.low.unwrap_or(0.0), fitted.high.unwrap_or(f64::INFINITY));
+            held[i] += u32::from(low <= truth && truth <= high);
+        }
+    }
+    assert!(held.iter().all(|held| (51..=60).contains(held)), "{held:?} of {samples}");
+}
+
+/// `teach` and `eval` from end to end: the teacher's measures on held-out sets are those that `teacher.json` has of the
+/// same episodes, which are computed apart; and what is asked for stands in the file.
+#[test]
+fn eval_looks_into_episodes_by_what_lies_beside_them() {
+    let place = Place::new();
+    let world = "[run]\nname = \"f\"\nseed = 3\n[teacher]\nworld = \"flights\"\nrounds = 2\nusers = 8\n\
+                 episodes_per_user = 1\n[teacher.flights]\nfeatures = [\"duration\", \"price\"]\n\
+                 [split]\ntrain = 0.0\nvalidation = 0.0\ntest = 1.0\n";
+    place.write("f.toml", world);
+    place.ok("teach f.toml --out f");
+    let settings = "--set eval.in_depth=0 --set eval.probes=1 --set eval.interactive=true";
+    let told = place.ok(&format!("eval --model base --episodes f/test.jsonl --out e.json {settings}"));
+    for part in [
+        "held-out option sets",
+        "beliefs stated on copies",
+        "own recommendations",
+        "discount of past answers",
+    ] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let (teacher, eval) = (place.json("f/teacher.json"), place.json("e.json"));
+    let told = teacher["held_out"]["by_observations"].as_array().unwrap();
+    let measured = eval["teacher"]["held_out"]["by_observations"].as_array().unwrap();
+    assert_eq!((told.len(), measured.len()), (3, 3));
+    for (a, b) in told.iter().zip(measured) {
+        assert_eq!((&a["observations"], &a["answers"]), (&b["observations"], &b["answers"]));
+        for key in ["accuracy", "entropy"] {
+            assert!((a[key].as_f64().unwrap() - b[key].as_f64().unwrap()).abs() < 1e-9, "{a} {b}");
+        }
+    }
+    let base = &eval["baseline"];
+    assert_eq!(base["held_out"]["answers"], 8 * 3 * 100);
+    assert_eq!(base["probe"]["reports"]["answers"], 8 * 3 * 2);
+    assert_eq!(base["probe"]["acting"]["direct"]["answers"], 8 * 3 * 100);
+    assert_eq!(
+        (&base["interactive"]["own"]["answers"], &base["reasoner"]["answers"]),
+        (&16.into(), &16.into())
+    );
+    assert_eq!(base["interactive"]["as_taught"]["kl"], base["kl"]);
+
+    // Elsewhere the config has to say it, and another one is refused.
+    std::fs::copy(place.path("f/test.jsonl"), place.path("t.jsonl")).unwrap();
+    let alone = place.ok("eval --model base --episodes t.jsonl");
+    assert!(!alone.contains("held-out"), "{alone}");
+    let told = place
+        .ok("eval --model base --episodes t.jsonl --config f.toml --set eval.held_out_sets=7 --out g.json");
+    assert!(
+        told.contains("held-out") && place.json("g.json")["baseline"]["held_out"]["answers"] == 8 * 3 * 7
+    );
+    place.fails(
+        "eval --model base --episodes t.jsonl --config f.toml --set run.seed=4",
+        2,
+        &["is not what this config and its seed teach"],
+    );
+    place.fails("eval --model base --episodes t.jsonl --set eval.probe=1", 2, &["did you mean `probes`?"]);
+}
+
+/// The tests of what `eval` prints and writes about sensitivity and free replies.
+#[test]
+fn eval_measures_sensitivity_and_replies() {
+    let place = Place::new();
+    let world = "[run]\nname = \"f\"\nseed = 3\n[teacher]\nworld = \"flights\"\nrounds = 2\nusers = 4\n\
+                 episodes_per_user = 1\n[teacher.flights]\nfeatures = [\"duration\", \"price\"]\n\
+                 [split]\ntrain = 0.0\nvalidation = 0.0\ntest = 1.0\n";
+    place.write("f.toml", world);
+    place.ok("teach f.toml --out f");
+    let settings = "--set eval.held_out_sets=0 --set eval.sensitivity=5 --set eval.generate=2";
+    let told = place.ok(&format!("eval --model base --episodes f/test.jsonl --out e.json {settings}"));
+    for part in ["what is learnt from option sets", "written out freely"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let eval = place.json("e.json");
+    let base = &eval["baseline"];
+    let moments = base["sensitivity"]["by_rounds"].as_array().unwrap();
+    assert_eq!((moments.len(), &moments[0]["sets"], &moments[1]["rounds"]), (2, &20.into(), &1.into()));
+    // A teacher learns more from what tells more; and the bins are in order.
+    assert!(moments[1]["teacher_slope"]["value"].as_f64().unwrap() > 0.0, "{}", moments[1]);
+    let gains: Vec<f64> =
+        moments[1]["bins"].as_array().unwrap().iter().map(|bin| bin["gain"].as_f64().unwrap()).collect();
+    assert!(gains.is_sorted() && gains.len() == 5);
+    // Random weights write nothing that could be read: every failure is counted.
+    let replies = &base["replies"];
+    assert_eq!(replies["replies"], 4);
+    let unclear = replies["unclear"]["value"].as_f64().unwrap();
+    assert_eq!(replies["parse_failures"].as_f64().unwrap(), 4.0 * unclear);
+    place.fails(
+        "eval --model base --episodes f/test.jsonl --set eval.sensitivity=5000",
+        2,
+        &["at most 1000"],
+    );
+}
+
+/// One table of models and worlds; the adapter's own world is measured as `eval` measures it.
+#[test]
+fn transfer_is_a_table_of_models_and_worlds() {
+    let place = Place::new();
+    place.ok("run c.toml --set train.max_steps=2");
+    let flights = "[run]\nname = \"f\"\n[teacher]\nworld = \"flights\"\nrounds = 2\nusers = 12\nepisodes_per_user = 1\n\
+                   [teacher.flights]\nfeatures = [\"duration\", \"price\"]\n";
+    place.write("f.toml", flights);
+    let told = place.ok(
+        "transfer c.toml f.toml f.toml::teacher.rounds=3::teacher.flights.choice={lapse=0.2} --model base \
+         --adapter runs/a --episodes 5 --out t.json",
+    );
+    for part in ["baseline", "| a ", "f rounds=3 choice={lapse=0.2}", "teacher", "KL from the teacher"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let file = place.json("t.json");
+    let rows = file["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), rows[1]["cells"].as_array().unwrap().len()), (2, 3));
+    assert!(rows.iter().all(|row| row["cells"][0]["episodes_of_trained_users"] == 0));
+    // A run's test episodes, fewer than are asked for, as the run measured them.
+    let whole = place.ok("transfer c.toml --model base --adapter runs/a --episodes 0 --out w.json");
+    assert!(whole.contains("accuracy"));
+    let (own, eval) = (place.json("w.json"), place.json("runs/a/eval.json"));
+    for (row, model) in [(0, "baseline"), (1, "fine_tuned")] {
+        let (a, b) = (&own["rows"][row]["cells"][0]["measures"]["kl"], &eval[model]["kl"]);
+        assert!((a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-9, "{a} is not {b}");
+    }
+    place.fails("transfer c.toml c.toml --model base", 2, &["two worlds are called \"a\""]);
+    place.fails("transfer missing.toml --model base", 2, &["cannot read missing.toml"]);
+}
