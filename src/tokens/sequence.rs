@@ -105,7 +105,7 @@ pub fn check_lines(path: &Path) -> Result<CheckedFile> {
         lines.push((number, line));
         Ok(())
     })?;
-    ensure!(any, "{}: no episodes in it", path.display());
+    ensure!(any || !problems.is_empty(), "{}: no episodes in it", path.display());
     Ok(CheckedFile { lines, problems })
 }
 
