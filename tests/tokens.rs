@@ -385,6 +385,16 @@ fn exactly_one_bos() {
         assert_eq!(encoded.sequence.input_ids[target.position as usize + 1], target.token_ids[1], "{family}");
         assert_eq!(plain.prompt(&[(Role::User, "U")]).unwrap()[0], bos);
     }
+    // The plain one of this program's own.
+    let own = TokensConfig { template: TemplateChoice::Plain, ..TokensConfig::default() };
+    let plain = load("gemma", &own).unwrap();
+    let encoded = plain.encode(&episode(vec![user("U"), answer("{}", &["1", "2"], 1), user("V")])).unwrap();
+    let rendered = ChatTemplate::plain(&data().join("gemma"), "26 Jul 2024").unwrap();
+    let messages = [(Role::User, "U"), (Role::Assistant, "2"), (Role::User, "V")];
+    let text = rendered.render(&messages, true).unwrap();
+    assert_eq!(text, "User: U\nAssistant: 2<eos>\nUser: V\nAssistant: ");
+    let target = &encoded.sequence.targets[0];
+    assert_eq!(encoded.sequence.input_ids[target.position as usize + 1], target.token_ids[1]);
     std::fs::write(&template, format!("{{{{ bos_token }}}}{{{{ bos_token }}}}{source}")).unwrap();
     let twice = load("gemma", &config).unwrap();
     assert_says(
@@ -499,7 +509,7 @@ fn missing_and_named_templates() {
     assert_says(&error_of(Pipeline::load(path, &TokensConfig::default(), LIMITS)), &["no tokenizer.json"]);
     std::fs::copy(data().join("qwen2/tokenizer.json"), path.join("tokenizer.json")).unwrap();
     let load = || Pipeline::load(path, &TokensConfig::default(), LIMITS);
-    assert_says(&error_of(load()), &["no chat template", "tokens.template = \"path\""]);
+    assert_says(&error_of(load()), &["no chat template", "tokens.template = \"plain\""]);
     let write =
         |config: Value| std::fs::write(path.join("tokenizer_config.json"), config.to_string()).unwrap();
     let source = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";

@@ -52,6 +52,8 @@ pub enum TemplateChoice {
     Auto,
     /// The model's own, or an error where it changes earlier turns.
     Strict,
+    /// A plain one of this program's own, for models that come without.
+    Plain,
     /// A file.
     Path(PathBuf),
 }
@@ -61,6 +63,7 @@ impl From<String> for TemplateChoice {
         match text.as_str() {
             "auto" => Self::Auto,
             "strict" => Self::Strict,
+            "plain" => Self::Plain,
             _ => Self::Path(text.into()),
         }
     }
@@ -71,6 +74,7 @@ impl From<TemplateChoice> for String {
         match choice {
             TemplateChoice::Auto => "auto".to_owned(),
             TemplateChoice::Strict => "strict".to_owned(),
+            TemplateChoice::Plain => "plain".to_owned(),
             TemplateChoice::Path(path) => path.to_string_lossy().into_owned(),
         }
     }

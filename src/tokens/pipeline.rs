@@ -107,9 +107,12 @@ impl Pipeline {
         let tokenizer = Tokenizer::load(folder)?;
         let path = match &config.template {
             TemplateChoice::Path(path) => Some(path.as_path()),
-            TemplateChoice::Auto | TemplateChoice::Strict => None,
+            TemplateChoice::Auto | TemplateChoice::Strict | TemplateChoice::Plain => None,
         };
-        let template = ChatTemplate::load(folder, path, &config.date)?;
+        let template = match config.template {
+            TemplateChoice::Plain => ChatTemplate::plain(folder, &config.date)?,
+            _ => ChatTemplate::load(folder, path, &config.date)?,
+        };
         let renderer = Renderer::new(template, config.template == TemplateChoice::Strict)
             .with_context(|| format!("chat template of {}", path.unwrap_or(folder).display()))?;
         let max_length = config.max_length.unwrap_or(limits.max_position_embeddings);

@@ -20,6 +20,13 @@ pub struct ChatTemplate {
     date: FixedDate,
 }
 
+const PLAIN: &str = "\
+{% for message in messages %}\
+{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token | default('', true) }}\
+{% else %}{{ message.role | capitalize }}: {{ message.content }}{% endif %}{{ '\\n' }}\
+{% endfor %}\
+{% if add_generation_prompt %}Assistant: {% endif %}";
+
 /// The special tokens that `tokenizer_config.json` names, such as `bos_token` and `eos_token`, by key.
 pub type SpecialTokens = BTreeMap<String, String>;
 
@@ -64,6 +71,15 @@ impl ChatTemplate {
         };
         Self::new(&source, &special_tokens(&config), date)
             .with_context(|| format!("chat template of {}", path.unwrap_or(folder).display()))
+    }
+
+    /// The plain template, with the special tokens of a model's folder: a line `User: …` or `Assistant: …` a message, and
+    /// the model's own end of text behind what the assistant says.
+    ///
+    /// # Errors
+    /// If `tokenizer_config.json` or the date cannot be read.
+    pub fn plain(folder: &Path, date: &str) -> Result<Self> {
+        Self::new(PLAIN, &special_tokens(&read_tokenizer_config(folder)?), date)
     }
 
     /// The Jinja text.
@@ -165,8 +181,8 @@ fn find_template(folder: &Path, config: &serde_json::Value) -> Result<String> {
                 )
             }),
         Some(serde_json::Value::Null) | None => bail!(
-            "{} has no chat template (base checkpoints often have none): use the instruction-tuned model, or write \
-             one into a file and set tokens.template = \"path\"",
+            "{} has no chat template (base checkpoints often have none): use the instruction-tuned model, set \
+             tokens.template = \"plain\", or write one into a file and set tokens.template to its path",
             folder.display()
         ),
         Some(_) => bail!(
