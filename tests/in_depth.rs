@@ -84,14 +84,14 @@ fn asides_are_whole_dialogues() {
         let replay = replayer.replay(episode).unwrap();
         let dialogue = pipeline.encode(episode).unwrap().sequence;
         let mut asides = Asides::new(&replayer, 5);
-        let mut shared = Tails::new(&decoder, 300);
-        shared.take_up(&dialogue.input_ids).unwrap();
+        let mut shared = Tails::new(300);
+        shared.take_up(&decoder, &dialogue.input_ids).unwrap();
         let mut compared = 0;
         for moment in &replay.moments {
             let asked = asides.ask(0, &replay, moment, true);
             let sequences: Vec<Sequence> =
                 asked.iter().map(|aside| pipeline.encode(&aside.episode).unwrap().sequence).collect();
-            let answers = shared.last_answers(&sequences).unwrap();
+            let answers = shared.last_answers(&decoder, &sequences).unwrap();
             for ((aside, sequence), answer) in asked.iter().zip(&sequences).zip(answers) {
                 aside.episode.validate().unwrap();
                 let whole = predictions(&decoder, std::slice::from_ref(sequence), 4096, &|_| {}).unwrap();

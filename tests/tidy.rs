@@ -25,7 +25,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "export" => &["model", "tokens"],
         "report" => &["metrics"],
         "import" => &["world", "teacher", "episode"],
-        "session" => &["tokens", "model", "world", "teacher", "episode", "metrics"],
+        "session" => &["tokens", "model", "eval", "world", "teacher", "episode", "metrics"],
         "config" | "cli" => &MODULES,
         _ => &[],
     }

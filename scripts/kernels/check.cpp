@@ -262,7 +262,7 @@ static Naive attend(const Doubles &q, const Doubles &k, const Doubles &v, const 
     return out;
 }
 
-// As src/ops/cuda/mod.rs has it.
+// As src/ops/cuda/attention.rs asks for it; the emulation finds what is written beyond it.
 template <typename T, int D> size_t shared_bytes(bool backward) {
     typedef attention::Cut<T, D> C;
     size_t sides = backward ? 2 : 1;

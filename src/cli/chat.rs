@@ -4,7 +4,6 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::{DType, Device};
 use clap::Args;
 use serde_json::Value;
 
@@ -13,9 +12,10 @@ use super::{Context, Done, note, print};
 use crate::config::storage;
 use crate::episode::Role;
 use crate::error::usage;
+use crate::eval::Tails;
 use crate::hub::Files;
 use crate::metrics::log_sum_exp;
-use crate::model::decoder::{Decoder, Keep, Past, Tokens};
+use crate::model::decoder::Decoder;
 use crate::rng::{self, Stream};
 use crate::tokens::{Pipeline, TokensConfig};
 
@@ -53,10 +53,8 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
     };
     let pipeline = source.pipeline(&tokens)?;
     let (device, dtype) = args.compute.open("auto", "auto")?;
-    let mut decoder = source.load(dtype, storage(&args.compute.quantization)?, &device)?;
-    if let Some(dir) = &args.adapter {
-        decoder.set_adapter(Some(&source.adapter(dir)?))?;
-    }
+    let storage = storage(&args.compute.quantization)?;
+    let decoder = source.load_adapted(args.adapter.as_deref(), dtype, storage, &device)?;
     let ends = end_tokens(source.dir(), &pipeline)?;
     let mut chat = Chat {
         args,
@@ -64,8 +62,8 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
         decoder: &decoder,
         ends,
         draws: rng::stream(args.seed, "chat", 0),
-        ids: Vec::new(),
-        past: None,
+        // Nothing is asked aside: one token follows the other.
+        tails: Tails::new(1),
     };
     let interactive = std::io::stdin().is_terminal();
     if interactive {
@@ -131,9 +129,7 @@ struct Chat<'a> {
     decoder: &'a Decoder,
     ends: Vec<u32>,
     draws: Stream,
-    /// The tokens whose keys and values are kept.
-    ids: Vec<u32>,
-    past: Option<Past>,
+    tails: Tails,
 }
 
 impl Chat<'_> {
@@ -176,28 +172,8 @@ impl Chat<'_> {
 
     /// The log-probabilities of what follows `ids`; what went through the model before is not computed again.
     fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        let same = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let same = same.min(ids.len() - 1);
-        let new = &ids[same..];
-        let positions: Vec<u32> = (same as u32..ids.len() as u32).collect();
-        let boundaries = [0, new.len() as u32];
-        let last = [new.len() as u32 - 1];
-        let tokens = Tokens { input_ids: new, positions: &positions, boundaries: &boundaries };
-        let run = self.decoder.run(tokens, None)?.only(&last);
-        let past = self.past.take().map(|mut past| past.truncate(same).map(|()| past)).transpose()?;
-        let run = match &past {
-            Some(past) => run.after(past),
-            None => run,
-        };
-        let (hidden, tape) = self.decoder.forward(&run, Keep::KeysValues)?;
-        drop(run);
-        self.past = Some(tape.into_past()?);
-        self.ids = ids.to_vec();
-        let logits =
-            self.decoder.logits(&hidden)?.squeeze(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        let logits: Vec<f32> = logits.to_vec1()?;
-        ensure!(logits.iter().all(|l| !l.is_nan()), "the model's output is not a number");
-        let wide: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
+        let logits = self.tails.logits_after(self.decoder, ids)?;
+        let wide: Vec<f64> = logits.into_iter().map(f64::from).collect();
         let log_z = log_sum_exp(&wide);
         Ok(wide.into_iter().map(|l| (l - log_z) as f32).collect())
     }

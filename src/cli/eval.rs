@@ -60,10 +60,7 @@ pub(super) fn command(
     let pipeline = source.pipeline(&tokens)?;
     let test = TestSet::encode(&pipeline, lines, &measured.episodes)?;
     let (device, dtype) = compute.open("auto", "auto")?;
-    let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
-    if let Some(dir) = adapter {
-        decoder.set_adapter(Some(&source.adapter(dir)?))?;
-    }
+    let decoder = source.load_adapted(adapter, dtype, storage(&compute.quantization)?, &device)?;
     let which = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
     let predictions = measure("eval", &decoder, &test.sequences)?;
     let mut file = test.measured(which, &predictions)?;

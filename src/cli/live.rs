@@ -79,10 +79,8 @@ impl Place {
             (Some(own), true) => args.compute.open("auto", &own.dtype)?,
             _ => args.compute.open("auto", "auto")?,
         };
-        let mut decoder = source.load(dtype, storage(&args.compute.quantization)?, &device)?;
-        if let Some(dir) = adapter {
-            decoder.set_adapter(Some(&source.adapter(dir)?))?;
-        }
+        let storage = storage(&args.compute.quantization)?;
+        let decoder = source.load_adapted(adapter.map(PathBuf::as_path), dtype, storage, &device)?;
         Ok(Predictor::new(pipeline, decoder))
     }
 }

@@ -47,10 +47,7 @@ pub(super) fn command(
     })?;
     ensure!(!lines.is_empty(), "{}: no lines in it", input.display());
     let (device, dtype) = compute.open("cpu", "f32")?;
-    let mut decoder = source.load(dtype, storage(&compute.quantization)?, &device)?;
-    if let Some(dir) = adapter {
-        decoder.set_adapter(Some(&source.adapter(dir)?))?;
-    }
+    let decoder = source.load_adapted(adapter, dtype, storage(&compute.quantization)?, &device)?;
     let mut logits = BTreeMap::new();
     for (i, input_ids) in lines.iter().enumerate() {
         let positions: Vec<u32> = (0..input_ids.len() as u32).collect();

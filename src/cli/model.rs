@@ -149,6 +149,21 @@ impl Source {
             .with_context(|| format!("cannot load {}", self.snapshot.name))
     }
 
+    /// The model with the values of an adapter, if one is given, in its linears.
+    pub(super) fn load_adapted(
+        &self,
+        adapter: Option<&Path>,
+        dtype: DType,
+        storage: Storage,
+        device: &Device,
+    ) -> Result<Decoder> {
+        let mut decoder = self.load(dtype, storage, device)?;
+        if let Some(dir) = adapter {
+            decoder.set_adapter(Some(&self.adapter(dir)?))?;
+        }
+        Ok(decoder)
+    }
+
     pub(super) fn adapter(&self, dir: &Path) -> Result<Adapter> {
         Ok(peft::read(&adapter_folder(dir), &self.config)?.1)
     }

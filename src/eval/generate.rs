@@ -23,7 +23,7 @@ pub fn replies(
     episode: &Episode,
     predictions: &[Prediction],
 ) -> Result<Vec<Reply>> {
-    let mut tails = Tails::new(decoder, MOST_TOKENS);
+    let mut tails = Tails::new(MOST_TOKENS);
     let mut predictions = predictions.iter();
     let mut replies = Vec::new();
     let dialogue: Vec<(Role, &str)> =
@@ -60,7 +60,7 @@ fn write(
     let (first, mut ids) = (prompt.len(), prompt);
     let mut ended = false;
     for _ in 0..MOST_TOKENS.min(room) {
-        let next = tails.most_probable_after(&ids)?;
+        let next = tails.most_probable_after(decoder, &ids)?;
         if tokenizer.is_added(next) {
             ended = true;
             break;

@@ -65,13 +65,13 @@ pub fn look_into(looking: Looking, chosen: &[Chosen], progress: &dyn Fn(usize)) 
     let mut looker = Looker {
         looking,
         asides: Asides::new(looking.replayer, looking.config.held_out_sets),
-        tails: Tails::new(looking.decoder, looking.tokens_at_once),
+        tails: Tails::new(looking.tokens_at_once),
         at_the_beginning: HashMap::new(),
         found: InDepth::default(),
     };
     for (i, one) in chosen.iter().enumerate() {
         let replay = looking.replayer.replay(one.episode)?;
-        looker.tails.take_up(&one.sequence.input_ids)?;
+        looker.tails.take_up(looking.decoder, &one.sequence.input_ids)?;
         for moment in &replay.moments {
             let context = || format!("episode {:?} after {} rounds", one.episode.id, moment.rounds);
             looker.look(i, one, &replay, moment).with_context(context)?;
@@ -84,7 +84,7 @@ pub fn look_into(looking: Looking, chosen: &[Chosen], progress: &dyn Fn(usize)) 
 struct Looker<'a> {
     looking: Looking<'a>,
     asides: Asides<'a>,
-    tails: Tails<'a>,
+    tails: Tails,
     /// What was answered before anything was known, to the same tokens: the same for all users.
     at_the_beginning: HashMap<Vec<u32>, Vec<f64>>,
     found: InDepth,
@@ -149,7 +149,9 @@ impl Looker<'_> {
         let is_open = |i: &usize| encoded[*i].is_some() && answers[*i].is_none();
         let open: Vec<usize> = (0..asides.len()).filter(is_open).collect();
         let tails: Vec<Sequence> = open.iter().filter_map(|&i| encoded[i].clone()).collect();
-        for ((i, answer), tail) in open.into_iter().zip(self.tails.last_answers(&tails)?).zip(tails) {
+        for ((i, answer), tail) in
+            open.into_iter().zip(self.tails.last_answers(self.looking.decoder, &tails)?).zip(tails)
+        {
             if moment.rounds == 0 {
                 self.at_the_beginning.insert(tail.input_ids, answer.clone());
             }

@@ -16,7 +16,7 @@ use crate::teacher::Asked;
 /// # Errors
 /// If an episode is not what the replayer's teacher teaches, or the model fails.
 pub fn interact(looking: Looking, chosen: &[Chosen], progress: &dyn Fn(usize)) -> Result<Vec<Prediction>> {
-    let mut tails = Tails::new(looking.decoder, looking.tokens_at_once);
+    let mut tails = Tails::new(looking.tokens_at_once);
     let mut predictions = Vec::new();
     for (i, one) in chosen.iter().enumerate() {
         let of_episode = one_dialogue(looking, one, &mut tails);
@@ -39,8 +39,8 @@ fn one_dialogue(looking: Looking, one: &Chosen, tails: &mut Tails) -> Result<Vec
         dialogue.messages.push(Message { answer: Some(answer.clone()), ..reply });
         let sequence = looking.pipeline.encode(&dialogue)?.sequence;
         let target = sequence.targets.last().context("a dialogue without an answer")?;
-        tails.take_up(&sequence.input_ids[..(target.position as usize).max(1)])?;
-        let log_probs = tails.last_answers(std::slice::from_ref(&sequence))?.remove(0);
+        tails.take_up(looking.decoder, &sequence.input_ids[..(target.position as usize).max(1)])?;
+        let log_probs = tails.last_answers(looking.decoder, std::slice::from_ref(&sequence))?.remove(0);
         rounds += usize::from(answer.belief.is_none());
         let prediction = Prediction::new(&log_probs, answer.predictive(), answer.truth, observations)?
             .asked(one.user, rounds.max(1))

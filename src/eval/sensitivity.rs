@@ -25,7 +25,7 @@ pub fn learnt_from_sets(
     let mut learner = Learner {
         looking,
         asides: Asides::new(looking.replayer, TESTS),
-        tails: Tails::new(looking.decoder, looking.tokens_at_once),
+        tails: Tails::new(looking.tokens_at_once),
     };
     let mut learnt = Vec::new();
     for (i, one) in chosen.iter().enumerate() {
@@ -48,7 +48,7 @@ pub fn learnt_from_sets(
 struct Learner<'a> {
     looking: Looking<'a>,
     asides: Asides<'a>,
-    tails: Tails<'a>,
+    tails: Tails,
 }
 
 /// The means over the held-out sets.
@@ -86,9 +86,11 @@ impl Learner<'_> {
             asides.par_iter().map(|aside| pipeline.encode_fitting(&aside.episode)).collect::<Result<_>>()?;
         let Some(sequences) = encoded.into_iter().collect::<Option<Vec<Sequence>>>() else { return Ok(None) };
         let Some(first) = sequences.first() else { return Ok(None) };
-        self.tails.take_up(&first.input_ids)?;
+        self.tails.take_up(self.looking.decoder, &first.input_ids)?;
         let mut own = Vec::new();
-        for (aside, log_probs) in asides.iter().zip(self.tails.last_answers(&sequences)?) {
+        for (aside, log_probs) in
+            asides.iter().zip(self.tails.last_answers(self.looking.decoder, &sequences)?)
+        {
             let (answer, _) = aside.episode.answers().last().context("nothing was asked")?;
             own.push(Prediction::new(&log_probs, answer.predictive(), answer.truth, 0)?);
         }

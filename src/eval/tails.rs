@@ -11,43 +11,69 @@ use crate::tokens::{Sequence, SoftTarget};
 /// How many times more tokens may be attended to than computed at a time: a past stands before every tail.
 const ATTENDED: usize = 4;
 
-/// A dialogue's tokens with their keys and values.
-pub struct Tails<'a> {
-    decoder: &'a Decoder,
+/// A dialogue's tokens with their keys and values. All calls must be with the same model.
+pub struct Tails {
     ids: Vec<u32>,
     past: Option<Past>,
     tokens_at_once: usize,
 }
 
-impl<'a> Tails<'a> {
+impl Tails {
     /// Nothing has gone through the model yet. At most `tokens_at_once` tokens do at a time, but for a longer tail.
-    pub fn new(decoder: &'a Decoder, tokens_at_once: usize) -> Self {
-        Self { decoder, ids: Vec::new(), past: None, tokens_at_once }
+    pub fn new(tokens_at_once: usize) -> Self {
+        Self { ids: Vec::new(), past: None, tokens_at_once }
     }
 
     /// Takes up a dialogue; what it shares with the one before, from the beginning on, is not computed again.
     ///
     /// # Errors
     /// If the device fails, or there are no tokens.
-    pub fn take_up(&mut self, ids: &[u32]) -> Result<()> {
-        self.advance(ids).map(drop)
+    pub fn take_up(&mut self, decoder: &Decoder, ids: &[u32]) -> Result<()> {
+        self.advance(decoder, ids).map(drop)
+    }
+
+    /// Takes up what all sequences begin with, but for the token that predicts an answer.
+    ///
+    /// # Errors
+    /// If the device fails, or a sequence has no target.
+    pub fn take_up_common(&mut self, decoder: &Decoder, sequences: &[Sequence]) -> Result<()> {
+        let Some(first) = sequences.first() else { return Ok(()) };
+        let mut common = first.input_ids.len();
+        for sequence in sequences {
+            let answer = sequence.targets.last().context("a tail without an answer")?.position as usize;
+            common = common.min(shared(&first.input_ids, &sequence.input_ids)).min(answer);
+        }
+        let common = &first.input_ids[..common];
+        if shared(&self.ids, common) == common.len() {
+            return Ok(());
+        }
+        self.take_up(decoder, common)
+    }
+
+    /// The logits of what follows (vocabulary); the dialogue is then taken up.
+    ///
+    /// # Errors
+    /// As [`take_up`](Self::take_up), or if the model's output is not a number.
+    pub fn logits_after(&mut self, decoder: &Decoder, ids: &[u32]) -> Result<Vec<f32>> {
+        let hidden = self.advance(decoder, ids)?;
+        let logits = decoder.logits(&hidden)?.squeeze(0)?.to_dtype(DType::F32)?;
+        let logits: Vec<f32> = logits.to_device(&Device::Cpu)?.to_vec1()?;
+        ensure!(logits.iter().all(|logit| !logit.is_nan()), "the model's output is not a number");
+        Ok(logits)
     }
 
     /// The token that most probably follows, the lowest among equals; the dialogue is then taken up.
     ///
     /// # Errors
-    /// As [`take_up`](Self::take_up), or if the model's output is not a number.
-    pub fn most_probable_after(&mut self, ids: &[u32]) -> Result<u32> {
-        let hidden = self.advance(ids)?;
-        let logits = self.decoder.logits(&hidden)?.squeeze(0)?.to_dtype(DType::F32)?;
-        let logits: Vec<f32> = logits.to_device(&Device::Cpu)?.to_vec1()?;
-        ensure!(logits.iter().all(|logit| !logit.is_nan()), "the model's output is not a number");
+    /// As [`logits_after`](Self::logits_after).
+    pub fn most_probable_after(&mut self, decoder: &Decoder, ids: &[u32]) -> Result<u32> {
+        let logits = self.logits_after(decoder, ids)?;
         let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
         Ok((1..logits.len()).fold(0, better) as u32)
     }
 
     /// Takes up a dialogue, and gives the hidden state of its last token (1, hidden).
-    fn advance(&mut self, ids: &[u32]) -> Result<Tensor> {
+    fn advance(&mut self, decoder: &Decoder, ids: &[u32]) -> Result<Tensor> {
         ensure!(!ids.is_empty(), "a dialogue without tokens");
         let same = shared(&self.ids, ids).min(ids.len() - 1);
         let new = &ids[same..];
@@ -55,7 +81,7 @@ impl<'a> Tails<'a> {
         let boundaries = [0, new.len() as u32];
         let last = [new.len() as u32 - 1];
         let tokens = Tokens { input_ids: new, positions: &positions, boundaries: &boundaries };
-        let run = self.decoder.run(tokens, None)?.only(&last);
+        let run = decoder.run(tokens, None)?.only(&last);
         let past = cut(self.past.take(), same)?;
         // Whatever fails from here on leaves nothing taken up.
         self.ids.clear();
@@ -63,7 +89,7 @@ impl<'a> Tails<'a> {
             Some(past) => run.after(past),
             None => run,
         };
-        let (hidden, tape) = self.decoder.forward(&run, Keep::KeysValues)?;
+        let (hidden, tape) = decoder.forward(&run, Keep::KeysValues)?;
         drop(run);
         self.past = Some(tape.into_past()?);
         self.ids = ids.to_vec();
@@ -75,7 +101,7 @@ impl<'a> Tails<'a> {
     ///
     /// # Errors
     /// If the device fails, or a sequence has no target.
-    pub fn last_answers(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f64>>> {
+    pub fn last_answers(&self, decoder: &Decoder, sequences: &[Sequence]) -> Result<Vec<Vec<f64>>> {
         let mut tails = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             tails.push((sequence, sequence.targets.last().context("a tail without an answer")?));
@@ -101,7 +127,7 @@ impl<'a> Tails<'a> {
                 count += 1;
             }
             let (now, later) = rest.split_at(count);
-            self.answer(now, same, past.as_ref(), &mut answers)?;
+            self.answer(decoder, now, same, past.as_ref(), &mut answers)?;
             rest = later;
         }
         Ok(answers)
@@ -109,6 +135,7 @@ impl<'a> Tails<'a> {
 
     fn answer(
         &self,
+        decoder: &Decoder,
         tails: &[(&Sequence, &SoftTarget)],
         same: usize,
         past: Option<&Past>,
@@ -129,12 +156,12 @@ impl<'a> Tails<'a> {
             option_boundaries.push(ids.len() as u32);
         }
         let tokens = Tokens { input_ids: &input_ids, positions: &positions, boundaries: &boundaries };
-        let run = self.decoder.run(tokens, None)?.only(&rows);
+        let run = decoder.run(tokens, None)?.only(&rows);
         let run = match past {
             Some(past) => run.after(past),
             None => run,
         };
-        let (hidden, _) = self.decoder.forward(&run, Keep::Nothing)?;
+        let (hidden, _) = decoder.forward(&run, Keep::Nothing)?;
         let targets = Targets {
             option_boundaries: &option_boundaries,
             ids: &ids,
@@ -142,7 +169,7 @@ impl<'a> Tails<'a> {
             weights: &vec![1.0; tails.len()],
             whole_vocabulary: &vec![true; tails.len()],
         };
-        let (found, _) = self.decoder.answer_kl(&hidden, targets, None)?;
+        let (found, _) = decoder.answer_kl(&hidden, targets, None)?;
         let of_tail = |b: &[u32]| found.option_log_probs[b[0] as usize..b[1] as usize].to_vec();
         answers.extend(option_boundaries.windows(2).map(of_tail));
         Ok(())

@@ -150,16 +150,10 @@ impl<'a> Course<'a> {
         observer(&posterior, &hypotheses);
         while let Some(question) = questions.next(&posterior) {
             let truth = self.world.answer(&hypotheses, &question, &mut draws.answers);
-            let forecast = self.forecast(&posterior, &question, truth, &mut draws.errors);
-            let said = forecast.said;
-            simulation.answers.push(forecast.record);
-            dialogue.ask(&question);
-            let (content, start) = self.world.reply(&question, said);
-            dialogue.answer(content, self.answer(&question, start, truth, forecast, &mut draws.targets));
-            dialogue.tell(&question, said, truth);
-            simulation.asked.push(Asked { question: question.clone(), said, truth, belief: None });
-
-            self.rules.observe(&mut posterior, &question, truth);
+            let streams = (&mut draws.errors, &mut draws.targets);
+            let (record, asked) = self.round(&mut dialogue, &mut posterior, &question, truth, streams);
+            simulation.answers.push(record);
+            simulation.asked.push(asked);
             if let Some(change) = &self.change {
                 change.change(&mut hypotheses, &mut draws.changes);
             }
@@ -192,15 +186,10 @@ impl<'a> Course<'a> {
         let mut records = Vec::with_capacity(answers.len());
         let mut asked = Vec::with_capacity(answers.len());
         for (question, truth) in answers {
-            let forecast = self.forecast(&posterior, question, *truth, &mut errors);
-            let said = forecast.said;
-            records.push(forecast.record);
-            dialogue.ask(question);
-            let (content, start) = self.world.reply(question, said);
-            dialogue.answer(content, self.answer(question, start, *truth, forecast, &mut targets));
-            dialogue.tell(question, said, *truth);
-            asked.push(Asked { question: question.clone(), said, truth: *truth, belief: None });
-            self.rules.observe(&mut posterior, question, *truth);
+            let streams = (&mut errors, &mut targets);
+            let (record, what) = self.round(&mut dialogue, &mut posterior, question, *truth, streams);
+            records.push(record);
+            asked.push(what);
         }
         let world = self.world.name().to_string();
         let (id, user) = (id.to_string(), user.to_string());
@@ -208,6 +197,25 @@ impl<'a> Course<'a> {
             Episode { format_version: FORMAT_VERSION, id, world, user, messages: dialogue.messages };
         let ignored = posterior.ignored();
         Simulation { episode, answers: records, beliefs: Vec::new(), ignored, asked }
+    }
+
+    /// Asks a question, lets the assistant answer and the user tell what is true, and learns from that.
+    fn round(
+        &self,
+        dialogue: &mut Dialogue,
+        posterior: &mut Posterior,
+        question: &Question,
+        truth: usize,
+        (errors, targets): (&mut Stream, &mut Stream),
+    ) -> (AnswerRecord, Asked) {
+        let forecast = self.forecast(posterior, question, truth, errors);
+        let (record, said) = (forecast.record, forecast.said);
+        dialogue.ask(question);
+        let (content, start) = self.world.reply(question, said);
+        dialogue.answer(content, self.answer(question, start, truth, forecast, targets));
+        dialogue.tell(question, said, truth);
+        self.rules.observe(posterior, question, truth);
+        (record, Asked { question: question.clone(), said, truth, belief: None })
     }
 
     fn no_episode(&self, user: usize, number: usize) -> Episode {
