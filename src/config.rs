@@ -11,7 +11,10 @@ use toml::{Table, Value};
 
 use crate::error::{usage, with_nearest_key};
 use crate::eval::EvalConfig;
+use crate::model::config::ModelConfig;
+use crate::model::gradients::Trainable;
 use crate::model::lora::LoraConfig;
+use crate::model::prefix::PrefixConfig;
 use crate::ops::weight::Storage;
 use crate::teacher::{SplitConfig, TeacherConfig};
 use crate::tokens::TokensConfig;
@@ -41,6 +44,9 @@ pub struct RunConfig {
     /// The adapter.
     #[serde(default)]
     pub lora: LoraConfig,
+    /// `[prefix]`: a soft prompt to train in place of LoRA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PrefixConfig>,
     /// The loss.
     #[serde(default)]
     pub loss: LossConfig,
@@ -183,11 +189,14 @@ impl RunConfig {
         } else {
             table.try_into()
         };
-        let config: Self = parsed.map_err(|e| {
+        let mut config: Self = parsed.map_err(|e| {
             let with =
                 if settings.is_empty() { String::new() } else { format!(" with {}", settings.join(" ")) };
             usage(format!("{at}{with}: {}", with_nearest_key(&e.to_string())))
         })?;
+        if config.prefix.is_some() && config.train.weights == Trainable::Lora {
+            config.train.weights = Trainable::Prefix;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -251,10 +260,44 @@ impl RunConfig {
         }
         self.split.validate()?;
         self.lora.validate()?;
+        self.check_trained()?;
         self.loss.validate()?;
         self.optimizer.validate()?;
         self.eval.validate()?;
         self.train.validate()
+    }
+
+    /// What is trained is said once: LoRA, a soft prompt or all weights.
+    fn check_trained(&self) -> Result<()> {
+        let Some(prefix) = &self.prefix else {
+            if self.train.weights == Trainable::Prefix {
+                return Err(usage("train.weights = \"prefix\" needs [prefix] with its length"));
+            }
+            return Ok(());
+        };
+        if self.train.weights == Trainable::All {
+            return Err(usage(
+                "[prefix] trains a soft prompt beside a frozen model: it does not go with train.weights = \"all\"",
+            ));
+        }
+        if self.lora != LoraConfig::default() {
+            return Err(usage("[lora] and [prefix] are both given: keep one"));
+        }
+        prefix.validate()
+    }
+
+    /// Parameters of the adapter on this model; none where all weights are trained.
+    pub fn adapter_parameters(&self, model: &ModelConfig) -> Option<usize> {
+        match self.train.weights {
+            Trainable::Lora => Some(self.lora.parameter_count(model)),
+            Trainable::Prefix => self.prefix.as_ref().map(|prefix| prefix.parameter_count(model)),
+            Trainable::All => None,
+        }
+    }
+
+    /// How many embeddings of a soft prompt stand before each sequence.
+    pub fn prefix_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.length)
     }
 
     /// Every key whose value differs from `other`'s, as (`table.key`, ours, theirs).

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use bayesteach::export::card::Card;
 use bayesteach::export::gguf::{self, Options, Quantization};
 use bayesteach::export::{Adapted, Exported, Subject, merged, mlx, peft as peft_export};
+use bayesteach::model::adapter::Adapter;
 use bayesteach::model::config::{Family, ModelConfig};
 use bayesteach::model::decoder::{Decoder, Keep, Tokens};
+use bayesteach::model::lora::Lora;
+use bayesteach::model::peft::PeftConfig;
 use bayesteach::model::{lora, peft, tensors};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
@@ -38,6 +41,24 @@ impl Case {
         let (config, adapter) = peft::read(&base.join("adapter"), &model).unwrap();
         let card = Card { title: name.into(), base: name.into(), ..Card::default() };
         Self { base, model, adapted: Adapted { config, adapter }, card, place: tempfile::tempdir().unwrap() }
+    }
+
+    fn lora(&self) -> &Lora {
+        match &self.adapted.adapter {
+            Adapter::Lora(lora) => lora,
+            Adapter::Prefix(_) => panic!("a soft prompt"),
+        }
+    }
+
+    fn lora_mut(&mut self) -> &mut Lora {
+        match &mut self.adapted.adapter {
+            Adapter::Lora(lora) => lora,
+            Adapter::Prefix(_) => panic!("a soft prompt"),
+        }
+    }
+
+    fn is_rank_stabilised(&self) -> bool {
+        matches!(&self.adapted.config, PeftConfig::Lora(lora) if lora.use_rslora)
     }
 
     fn subject(&self) -> Subject<'_> {
@@ -68,7 +89,7 @@ impl Case {
         for (name, tensor) in decoder.parameters() {
             let shape = tensor.dims().to_vec();
             let mut values = flat(&tensor);
-            if let Some(module) = self.adapted.adapter.modules.get(name.trim_end_matches(".weight")) {
+            if let Some(module) = self.lora().modules.get(name.trim_end_matches(".weight")) {
                 let (a, b) = (flat(&module.a), flat(&module.b));
                 let (d_out, d_in, r) = (shape[0], shape[1], module.a.dim(0).unwrap());
                 for row in 0..d_out {
@@ -131,7 +152,7 @@ fn merged_weights_compute_what_base_and_adapter_do() {
             };
             assert_eq!(list(&found), list(&base), "{name}");
             let changed = found.iter().filter(|(n, t)| flat(t) != flat(&base[*n])).count();
-            assert_eq!(changed, case.adapted.adapter.modules.len(), "{name}");
+            assert_eq!(changed, case.lora().modules.len(), "{name}");
             let config = |dir: &Path| std::fs::read(dir.join("config.json")).unwrap();
             assert_eq!(config(&out), config(&case.base));
         }
@@ -256,9 +277,9 @@ fn gguf_adapters_give_the_same_product() {
         let mut case = Case::new(name);
         // One linear with a scale and one with a rank of its own, as PEFT's patterns make them.
         let scaled = lora::module_path(&case.model, 0, "q_proj");
-        case.adapted.adapter.modules.get_mut(&scaled).unwrap().scale *= 3.0;
-        let narrow =
-            case.adapted.adapter.modules.get_mut(&lora::module_path(&case.model, 0, "up_proj")).unwrap();
+        case.lora_mut().modules.get_mut(&scaled).unwrap().scale *= 3.0;
+        let path = lora::module_path(&case.model, 0, "up_proj");
+        let narrow = case.lora_mut().modules.get_mut(&path).unwrap();
         narrow.a = narrow.a.narrow(0, 0, 2).unwrap().contiguous().unwrap();
         narrow.b = narrow.b.narrow(1, 0, 2).unwrap().contiguous().unwrap();
         let out = case.out("adapter");
@@ -267,14 +288,14 @@ fn gguf_adapters_give_the_same_product() {
         assert_eq!(metadata["general.type"].to_string().unwrap(), "adapter");
         assert_eq!(metadata["adapter.type"].to_string().unwrap(), "lora");
         let alpha = f64::from(metadata["adapter.lora.alpha"].to_f32().unwrap());
-        assert_eq!(tensors.len(), 2 * case.adapted.adapter.modules.len());
+        assert_eq!(tensors.len(), 2 * case.lora().modules.len());
         for (tensor_name, a) in tensors.iter().filter(|(n, _)| n.ends_with(".lora_a")) {
             let weight = tensor_name.trim_end_matches(".lora_a");
             let b = &tensors[&format!("{weight}.lora_b")];
             // llama.cpp's scale.
             let product = (b.matmul(a).unwrap() * (alpha / a.dim(0).unwrap() as f64)).unwrap();
             let path = format!("{}.{}", lora::root(&case.model), hub_name(weight, &case.model));
-            let module = &case.adapted.adapter.modules[path.trim_end_matches(".weight")];
+            let module = &case.lora().modules[path.trim_end_matches(".weight")];
             let meant = (module.b.matmul(&module.a).unwrap() * module.scale).unwrap();
             let mut found = flat(&product);
             let heads = match weight {
@@ -293,8 +314,9 @@ fn gguf_adapters_give_the_same_product() {
 #[test]
 fn rank_stabilised_scale_goes_into_alpha() {
     let mut case = Case::new("qwen2");
-    case.adapted.config.use_rslora = true;
-    for module in case.adapted.adapter.modules.values_mut() {
+    let PeftConfig::Lora(config) = &mut case.adapted.config else { panic!("a soft prompt") };
+    config.use_rslora = true;
+    for module in case.lora_mut().modules.values_mut() {
         module.scale = 5.0 / 3f64.sqrt();
     }
     gguf::lora::export(&case.subject(), &case.out("adapter")).unwrap();
@@ -314,13 +336,13 @@ fn mlx_adapters_are_transposed() {
         assert_eq!(config["num_layers"], case.model.num_layers());
         let parameters = &config["lora_parameters"];
         // alpha 5 and rank 3 in all of them, rank-stabilised in some.
-        let scale = 5.0 / if case.adapted.config.use_rslora { 3f64.sqrt() } else { 3.0 };
+        let scale = 5.0 / if case.is_rank_stabilised() { 3f64.sqrt() } else { 3.0 };
         assert_eq!((parameters["rank"].as_u64(), parameters["scale"].as_f64()), (Some(3), Some(scale)));
         assert_eq!(parameters["keys"].as_array().unwrap().len(), 7);
         assert!(parameters["keys"].as_array().unwrap().contains(&json!("self_attn.q_proj")));
         let tensors = tensors::read(&out.join(mlx::TENSORS_FILE)).unwrap();
-        assert_eq!(tensors.len(), 2 * case.adapted.adapter.modules.len());
-        for (path, module) in &case.adapted.adapter.modules {
+        assert_eq!(tensors.len(), 2 * case.lora().modules.len());
+        for (path, module) in &case.lora().modules {
             let path = path.replace("model.language_model.", "language_model.model.");
             for (half, meant) in [("lora_a", &module.a), ("lora_b", &module.b)] {
                 let found = &tensors[&format!("{path}.{half}")];
@@ -338,14 +360,14 @@ fn mlx_adapters_are_transposed() {
 fn mlx_keeps_scales_of_their_own_in_b_and_refuses_ranks_of_their_own() {
     let mut case = Case::new("llama");
     let path = lora::module_path(&case.model, 1, "v_proj");
-    case.adapted.adapter.modules.get_mut(&path).unwrap().scale *= 2.0;
+    case.lora_mut().modules.get_mut(&path).unwrap().scale *= 2.0;
     mlx::export(&case.subject(), DType::F32, &case.out("mlx")).unwrap();
     let tensors = tensors::read(&case.out("mlx").join(mlx::TENSORS_FILE)).unwrap();
-    let module = &case.adapted.adapter.modules[&path];
+    let module = &case.lora().modules[&path];
     let doubled: Vec<f32> = flat(&module.b.t().unwrap()).iter().map(|v| v * 2.0).collect();
     assert_eq!(flat(&tensors[&format!("{path}.lora_b")]), doubled);
 
-    let module = case.adapted.adapter.modules.get_mut(&path).unwrap();
+    let module = case.lora_mut().modules.get_mut(&path).unwrap();
     module.a = module.a.narrow(0, 0, 2).unwrap();
     module.b = module.b.narrow(1, 0, 2).unwrap();
     let error = mlx::export(&case.subject(), DType::F32, &case.out("refused")).unwrap_err().to_string();
@@ -363,10 +385,8 @@ fn peft_adapters_keep_their_values_or_round_to_bf16() {
             let stored = tensors::read(&out.join(peft::TENSORS_FILE)).unwrap();
             assert!(stored.values().all(|t| t.dtype() == dtype));
             let (_, written) = peft::read(&out, &case.model).unwrap();
-            for (path, module) in &case.adapted.adapter.modules {
-                let round = |t: &Tensor| flat(&t.to_dtype(dtype).unwrap());
-                assert_eq!(flat(&written.modules[path].a), round(&module.a));
-                assert_eq!(flat(&written.modules[path].b), round(&module.b));
+            for (name, tensor) in case.adapted.adapter.tensors() {
+                assert_eq!(flat(&written.tensors()[&name]), flat(&tensor.to_dtype(dtype).unwrap()));
             }
         }
     }
@@ -439,10 +459,10 @@ fn adapters_that_do_not_fit_leave_nothing() {
     for out in ["merged", "gguf"] {
         let mut case = Case::new("llama");
         let other = Case::new("qwen3");
-        case.adapted.adapter.modules.insert("model.layers.9.self_attn.q_proj".into(), {
-            other.adapted.adapter.modules[&lora::module_path(&other.model, 0, "q_proj")].clone()
-        });
-        case.adapted.adapter.modules.get_mut(&lora::module_path(&case.model, 0, "o_proj")).unwrap().b =
+        let module = other.lora().modules[&lora::module_path(&other.model, 0, "q_proj")].clone();
+        case.lora_mut().modules.insert("model.layers.9.self_attn.q_proj".into(), module);
+        let path = lora::module_path(&case.model, 0, "o_proj");
+        case.lora_mut().modules.get_mut(&path).unwrap().b =
             Tensor::zeros((5, 3), DType::F32, &Device::Cpu).unwrap();
         let path = case.out(out);
         let error = match out {
@@ -458,7 +478,7 @@ fn adapters_that_do_not_fit_leave_nothing() {
 #[test]
 fn f16_that_overflows_is_refused() {
     let mut case = Case::new("llama");
-    for module in case.adapted.adapter.modules.values_mut() {
+    for module in case.lora_mut().modules.values_mut() {
         module.scale = 1e8;
     }
     let error = format!("{:#}", case.gguf(Quantization::F16, &case.out("out")).unwrap_err());

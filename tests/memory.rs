@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use assert_cmd::Command;
+use bayesteach::model::adapter::Adapter;
 use bayesteach::model::config::ModelConfig;
 use bayesteach::model::decoder::{Decoder, Keep, Tokens};
 use bayesteach::model::gradients::{Gradients, Trainable};
 use bayesteach::model::loading::Weights;
-use bayesteach::model::lora::{Adapter, LoraConfig};
+use bayesteach::model::lora::{Lora, LoraConfig};
 use bayesteach::ops::kl::Targets;
 use bayesteach::ops::weight::{Storage, Weight};
 use bayesteach::rng;
@@ -71,7 +72,7 @@ fn gradients_go_through_kept_weights() {
     .unwrap();
     let weights = || Weights::random(5, &config, DType::F32, &Device::Cpu);
     let lora = LoraConfig { r: 4, alpha: 8.0, ..LoraConfig::default() };
-    let mut adapter = Adapter::new(&lora, &config, 1, &Device::Cpu).unwrap();
+    let mut adapter = Lora::new(&lora, &config, 1, &Device::Cpu).unwrap();
     for (i, module) in adapter.modules.values_mut().enumerate() {
         module.b = (random(i as u64, module.b.dims2().unwrap()) * 0.1).unwrap();
     }
@@ -87,7 +88,7 @@ fn gradients_go_through_kept_weights() {
         }
         dense.set_parameters(&parameters).unwrap();
         let [(kl, gradients), (kl_dense, gradients_dense)] = [&mut kept, &mut dense].map(|model| {
-            model.set_adapter(Some(&adapter)).unwrap();
+            model.set_adapter(Some(&Adapter::Lora(adapter.clone()))).unwrap();
             gradients_of(model)
         });
         assert_eq!(kl, kl_dense, "{storage:?}");

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bayesteach::model::adapter::Adapter;
 use bayesteach::model::config::ModelConfig;
 use bayesteach::model::decoder::{Decoder, Keep};
 use bayesteach::model::gradients::Trainable;
-use bayesteach::model::lora::{Adapter, LoraConfig};
-use bayesteach::model::peft::{self, PeftConfig};
+use bayesteach::model::lora::{Lora, LoraConfig};
+use bayesteach::model::peft::{self, PeftConfig, PeftLora};
 use bayesteach::model::tensors;
 use bayesteach::rng;
 use bayesteach::tokens::{Sequence, SoftTarget, read_lines};
@@ -628,8 +629,8 @@ fn a_multimodal_adapter_names_whole_paths() {
     let reference = repository("tests/data/reference/gemma3");
     let model = ModelConfig::load(&reference).unwrap();
     let lora = LoraConfig { r: 2, alpha: 4.0, ..LoraConfig::default() };
-    let config = PeftConfig::new(&lora, &model, "google/gemma-3-4b-it", None);
-    let adapter = Adapter::new(&lora, &model, 0, &Device::Cpu).unwrap();
+    let config = PeftConfig::Lora(PeftLora::new(&lora, &model, "google/gemma-3-4b-it", None));
+    let adapter = Adapter::Lora(Lora::new(&lora, &model, 0, &Device::Cpu).unwrap());
     // The tokenizer of another model, to have one.
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         place.write(&format!("gemma/{name}"), std::fs::read(place.path("base").join(name)).unwrap());
@@ -715,11 +716,12 @@ fn micro_batches_change_nothing() {
     ];
     for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F64, 1e-10)] {
         let mut model = Decoder::load(&reference, &config, dtype, &Device::Cpu).unwrap();
-        let (_, adapter) = peft::read(&reference.join("adapter"), &config).unwrap();
-        for (trainable, loss) in
-            [Trainable::Lora, Trainable::All].iter().flat_map(|t| losses.iter().map(move |l| (*t, l)))
-        {
-            model.set_adapter((trainable == Trainable::Lora).then_some(&adapter)).unwrap();
+        let read = |folder: &str| peft::read(&reference.join(folder), &config).unwrap().1;
+        let (lora, prompt) = (read("adapter"), read("prompt"));
+        let trained =
+            [(Trainable::Lora, Some(&lora)), (Trainable::Prefix, Some(&prompt)), (Trainable::All, None)];
+        for ((trainable, adapter), loss) in trained.iter().flat_map(|t| losses.iter().map(move |l| (*t, l))) {
+            model.set_adapter(adapter).unwrap();
             let sums = |micro_batch_tokens: usize, keep: Keep| -> StepSums {
                 let settings =
                     LossSettings { loss, trainable, micro_batch_tokens, keep, dropout: 0.2, seed: 9 };

@@ -12,11 +12,12 @@ use super::{Done, print};
 use crate::config::storage;
 use crate::device;
 use crate::error::usage;
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
 use crate::model::loading::Weights;
-use crate::model::lora::{self, Adapter, LoraConfig};
+use crate::model::lora::{self, Lora, LoraConfig};
 use crate::model::memory::{self, Work};
 use crate::model::shapes;
 use crate::ops::linear;
@@ -120,7 +121,7 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
     let weights = Weights::random(0, config, dtype, device).stored_as(storage);
     let mut decoder = Decoder::new(&weights, config)?;
     let lora = LoraConfig { r: 8, alpha: 16.0, ..LoraConfig::default() };
-    let mut adapter = Adapter::new(&lora, config, 0, device)?;
+    let mut adapter = Adapter::Lora(Lora::new(&lora, config, 0, device)?);
     let mut parameters = adapter.tensors();
     decoder.set_adapter(Some(&adapter))?;
     let mut optimizer = AdamW::new(&OptimizerConfig::default());
@@ -158,7 +159,7 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
         model: config,
         dtype,
         storage,
-        lora: Some(&lora),
+        adapter: Some(lora.parameter_count(config)),
         tokens: args.seq * args.batch,
         answers: args.answers * args.batch,
         keep: settings.keep,

@@ -138,7 +138,7 @@ impl Chat<'_> {
         let dialogue: Vec<(Role, &str)> =
             messages.iter().map(|(role, text)| (*role, text.as_str())).collect();
         let prompt = self.pipeline.prompt(&dialogue)?;
-        let limit = self.decoder.config().max_position_embeddings;
+        let limit = self.decoder.max_tokens();
         ensure!(
             prompt.len() < limit,
             "the dialogue has {} tokens and the model takes {limit}: begin a new one with /new",

@@ -15,6 +15,7 @@ use crate::error::usage;
 use crate::export::{Adapted, Exported, Subject, gguf, merged, mlx};
 use crate::files;
 use crate::hub::Files;
+use crate::model::adapter::Adapter;
 use crate::model::peft::{self, PeftConfig};
 use crate::ops::weight::Storage;
 use crate::tokens::TokensConfig;
@@ -225,7 +226,14 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     let (config, adapter) = peft::read(&folder, &base.config).with_context(|| {
         format!("the adapter in {} does not go with the base {}", folder.display(), base.snapshot.name)
     })?;
-    let trained_on = config.base_model_name_or_path.as_deref().filter(|name| *name != base.snapshot.name);
+    if matches!(adapter, Adapter::Prefix(_)) && args.format != Format::Peft {
+        return Err(usage(format!(
+            "{} is a soft prompt, which can only be exported as peft: no other format has a place for embeddings before the \
+             tokens",
+            folder.display()
+        )));
+    }
+    let trained_on = config.base().0.filter(|name| *name != base.snapshot.name);
     if let (Some(trained_on), Some(given)) = (trained_on, &args.model) {
         note(&format!(
             "note: the adapter says that its base is {trained_on:?}; it is exported for {given:?}"
@@ -257,10 +265,10 @@ fn base_of(args: &ExportArgs, folder: &Path, run: Option<&RunConfig>) -> Result<
     }
     let config: PeftConfig = files::read_json(&folder.join(peft::CONFIG_FILE))
         .context("this is neither an adapter, nor a checkpoint, nor a finished run of an adapter")?;
-    let Some(base) = config.base_model_name_or_path else {
+    let (Some(base), revision) = config.base() else {
         return Err(usage("the adapter does not name its base model: name it with --model"));
     };
-    Ok((base, config.revision))
+    Ok((base.to_string(), revision.map(ToString::to_string)))
 }
 
 fn write(

@@ -12,11 +12,11 @@ use crate::config::{CONFIG_FILE, RunConfig};
 use crate::device;
 use crate::error::usage;
 use crate::hub::{self, Files, Snapshot};
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::gguf::{GgufFile, is_gguf};
 use crate::model::loading::{Weights, weight_files};
-use crate::model::lora::Adapter;
 use crate::model::peft;
 use crate::ops::weight::Storage;
 use crate::tokens::{self, ModelLimits, Pipeline, TemplateChoice, TokensConfig};
@@ -131,10 +131,19 @@ impl Source {
     }
 
     pub(super) fn pipeline(&self, tokens: &TokensConfig) -> Result<Pipeline> {
-        let limits = ModelLimits {
-            max_position_embeddings: self.config.max_position_embeddings,
-            vocab_size: self.config.vocab_size,
-        };
+        self.pipeline_behind(0, tokens)
+    }
+
+    /// For sequences that stand behind a soft prompt of `prefix` embeddings.
+    pub(super) fn pipeline_behind(&self, prefix: usize, tokens: &TokensConfig) -> Result<Pipeline> {
+        let room = self.config.max_position_embeddings.saturating_sub(prefix);
+        if room == 0 {
+            return Err(usage(format!(
+                "prefix.length = {prefix} leaves no room for tokens: the model has {} positions",
+                self.config.max_position_embeddings
+            )));
+        }
+        let limits = ModelLimits { max_position_embeddings: room, vocab_size: self.config.vocab_size };
         Pipeline::load(self.dir(), tokens, limits)
     }
 

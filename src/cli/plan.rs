@@ -49,14 +49,12 @@ impl Lengths {
             examples: self.tokens.len(),
             batch_size: config.train.batch_size,
         };
+        let lengths: Vec<usize> = self.tokens.iter().map(|tokens| config.prefix_len() + tokens).collect();
         let sums = (0..STEPS.min(sampler.steps_per_epoch())).flat_map(|step| {
             let batch = sampler.batch(step);
-            let micro = micro_batches(&self.tokens, &batch, config.train.micro_batch_tokens);
+            let micro = micro_batches(&lengths, &batch, config.train.micro_batch_tokens);
             let sum = |of: &[usize], indices: &[usize]| indices.iter().map(|&i| of[i]).sum::<usize>();
-            micro
-                .into_iter()
-                .map(move |m| (sum(&self.tokens, &m), sum(&self.answers, &m)))
-                .collect::<Vec<_>>()
+            micro.into_iter().map(|m| (sum(&lengths, &m), sum(&self.answers, &m))).collect::<Vec<_>>()
         });
         sums.max().unwrap_or((0, 0))
     }
@@ -79,7 +77,7 @@ impl Setting<'_> {
             model: self.model,
             dtype: self.dtype,
             storage: self.storage,
-            lora: (self.config.train.weights == Trainable::Lora).then_some(&self.config.lora),
+            adapter: self.config.adapter_parameters(self.model),
             tokens,
             answers,
             keep: self.keep,
@@ -103,7 +101,8 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
     let dtype = device::dtype(&table.dtype, &device)?;
     let source = Source::find(&table.source, table.revision.as_deref(), Files::Tokenizer, context)?;
     let format_trains = config.loss.format_weight > 0.0;
-    let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
+    let pipeline =
+        source.pipeline_behind(config.prefix_len(), &config.tokens)?.with_format_training(format_trains);
     let (lengths, episodes) = lengths(&config, &pipeline)?;
     let model = &source.config;
     let setting = Setting {
@@ -152,10 +151,7 @@ fn describe(setting: &Setting, episodes: usize, device: &str, available: Option<
     let mean = lengths.tokens.iter().sum::<usize>() as f64 / count as f64;
     let answers = lengths.answers.iter().sum::<usize>() as f64 / count as f64;
     let steps = config.train.total_steps(episodes.div_ceil(config.train.batch_size));
-    let trained = match config.train.weights {
-        Trainable::Lora => config.lora.parameter_count(model),
-        Trainable::All => model.parameter_count(),
-    };
+    let trained = config.adapter_parameters(model).unwrap_or_else(|| model.parameter_count());
     let (micro, _) = setting.lengths.largest(config);
     let keep = |keep: Keep| if keep == Keep::BlockInputs { "block" } else { "none" };
     let mut lines = vec![
@@ -208,7 +204,7 @@ fn alternatives<'a>(setting: &'a Setting) -> Vec<(String, Setting<'a>)> {
             all.push((format!("train.checkpointing = {name:?}"), with(keep, setting.storage)));
         }
     }
-    if setting.config.train.weights == Trainable::Lora {
+    if setting.config.train.weights != Trainable::All {
         for (name, storage) in Storage::NAMES.into_iter().filter(|(_, storage)| *storage != setting.storage) {
             all.push((format!("model.quantization = {name:?}"), with(setting.keep, storage)));
         }

@@ -18,9 +18,9 @@ use crate::error::usage;
 use crate::files;
 use crate::hub::Files;
 use crate::metrics::EvalFile;
+use crate::model::adapter::Adapter;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::gradients::Trainable;
-use crate::model::lora::Adapter;
 use crate::model::peft;
 use crate::ops::weight::Storage;
 use crate::tokens::{Line, Pipeline, Sequence, read_lines};
@@ -90,7 +90,7 @@ pub(super) fn command(config: &Path, options: Options, set: &[String], context: 
         Outcome::Finished => {}
     }
     print(&format!("the {} is in {}", job.what(), job.result_dir().display()));
-    if job.config.train.weights == Trainable::Lora {
+    if job.config.train.weights != Trainable::All {
         print(&format!(
             "measure it with: {program} eval --model {} --adapter {} --episodes FILE",
             job.source.snapshot.name,
@@ -199,7 +199,8 @@ impl Job {
         }
         config.lora.check_against(&source.config)?;
         let format_trains = config.loss.format_weight > 0.0;
-        let pipeline = source.pipeline(&config.tokens)?.with_format_training(format_trains);
+        let prefix = config.prefix_len();
+        let pipeline = source.pipeline_behind(prefix, &config.tokens)?.with_format_training(format_trains);
         let data = load_data(&config, &pipeline)?;
         let (config, device, dtype) = settle(config, stored.as_ref(), &data, &source)?;
         let mut fingerprints = Fingerprints {
@@ -294,7 +295,7 @@ impl Job {
     /// What is trained, in a word.
     pub(super) fn what(&self) -> &'static str {
         match self.config.train.weights {
-            Trainable::Lora => "adapter",
+            Trainable::Lora | Trainable::Prefix => "adapter",
             Trainable::All => "model",
         }
     }
@@ -320,6 +321,7 @@ impl Job {
         Ok(Settings {
             seed: config.run.seed,
             lora: config.lora,
+            prefix: config.prefix,
             loss: config.loss,
             optimizer: config.optimizer,
             schedule: config.schedule,
@@ -652,10 +654,8 @@ pub(super) fn fingerprint_of_adapter(dir: &Path) -> Result<String> {
 }
 
 fn check_disk_space(config: &RunConfig, source: &Source) -> Result<()> {
-    let parameters = match config.train.weights {
-        Trainable::Lora => config.lora.parameter_count(&source.config),
-        Trainable::All => source.config.parameter_count(),
-    };
+    let parameters =
+        config.adapter_parameters(&source.config).unwrap_or_else(|| source.config.parameter_count());
     // Weights and two moments in f32; the kept ones, the best one, one being written, and the result.
     let steps = config.train.max_steps.unwrap_or(1);
     let saves = if config.train.save_every == 0 { 1 } else { steps.div_ceil(config.train.save_every) };

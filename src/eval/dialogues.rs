@@ -19,7 +19,8 @@ pub fn predictions(
     tokens_at_once: usize,
     progress: &dyn Fn(usize),
 ) -> Result<Vec<Prediction>> {
-    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
+    let lengths: Vec<usize> =
+        sequences.iter().map(|sequence| decoder.prefix_len() + sequence.len()).collect();
     let all: Vec<usize> = (0..sequences.len()).collect();
     let users = users(sequences);
     let mut predictions = Vec::new();

@@ -56,7 +56,7 @@ fn write(
     prompt: Vec<u32>,
 ) -> Result<(String, bool)> {
     let tokenizer = pipeline.tokenizer();
-    let room = decoder.config().max_position_embeddings.saturating_sub(prompt.len());
+    let room = decoder.max_tokens().saturating_sub(prompt.len());
     let (first, mut ids) = (prompt.len(), prompt);
     let mut ended = false;
     for _ in 0..MOST_TOKENS.min(room) {

@@ -81,14 +81,10 @@ impl Tails {
         let boundaries = [0, new.len() as u32];
         let last = [new.len() as u32 - 1];
         let tokens = Tokens { input_ids: new, positions: &positions, boundaries: &boundaries };
-        let run = decoder.run(tokens, None)?.only(&last);
         let past = cut(self.past.take(), same)?;
         // Whatever fails from here on leaves nothing taken up.
         self.ids.clear();
-        let run = match &past {
-            Some(past) => run.after(past),
-            None => run,
-        };
+        let run = decoder.run_after(tokens, past.as_ref())?.only(&last);
         let (hidden, tape) = decoder.forward(&run, Keep::KeysValues)?;
         drop(run);
         self.past = Some(tape.into_past()?);
@@ -156,11 +152,7 @@ impl Tails {
             option_boundaries.push(ids.len() as u32);
         }
         let tokens = Tokens { input_ids: &input_ids, positions: &positions, boundaries: &boundaries };
-        let run = decoder.run(tokens, None)?.only(&rows);
-        let run = match past {
-            Some(past) => run.after(past),
-            None => run,
-        };
+        let run = decoder.run_after(tokens, past)?.only(&rows);
         let (hidden, _) = decoder.forward(&run, Keep::Nothing)?;
         let targets = Targets {
             option_boundaries: &option_boundaries,

@@ -28,6 +28,8 @@ pub struct Card {
 pub enum Kind {
     /// A PEFT adapter.
     Peft,
+    /// A soft prompt for PEFT.
+    PeftPrompt,
     /// A merged snapshot.
     Merged,
     /// A GGUF file of an adapter.
@@ -43,6 +45,7 @@ impl Kind {
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Peft => ("peft", "adapter", "A LoRA adapter in PEFT's format"),
+            Self::PeftPrompt => ("peft", "adapter", "A soft prompt in PEFT's format (prompt tuning)"),
             Self::Merged => ("transformers", "finetune", "A LoRA adapter merged into its base model"),
             Self::GgufLora => ("gguf", "adapter", "A LoRA adapter for llama.cpp"),
             Self::Gguf => ("gguf", "quantized", "A model for llama.cpp"),
@@ -63,7 +66,8 @@ impl Card {
         if self.base_on_hub {
             text += &format!("base_model: {}\nbase_model_relation: {relation}\n", self.base);
         }
-        text += "tags:\n- bayesteach\n- lora\n---\n\n";
+        let method = if kind == Kind::PeftPrompt { "prompt-tuning" } else { "lora" };
+        text += &format!("tags:\n- bayesteach\n- {method}\n---\n\n");
         text += &format!("# {}\n\n{what}, made with bayesteach.\n\n", one_line(&self.title));
         let revision = self.revision.iter().map(|r| ("revision of the base".to_string(), r.clone()));
         let base = [("base".to_string(), self.base.clone())];

@@ -7,13 +7,13 @@ use candle_core::{DType, Tensor};
 
 use super::Subject;
 use crate::model::loading::WeightFiles;
-use crate::model::lora::{self, AdapterModule};
+use crate::model::lora::{self, LoraModule};
 
 /// A base and what is added to it.
 pub(super) struct Merge<'a> {
     pub(super) weights: WeightFiles,
     /// By the weight's name on disk.
-    adapted: BTreeMap<String, &'a AdapterModule>,
+    adapted: BTreeMap<String, &'a LoraModule>,
 }
 
 impl<'a> Merge<'a> {
@@ -21,7 +21,8 @@ impl<'a> Merge<'a> {
         let weights = WeightFiles::open(subject.base, subject.model)?;
         let root = format!("{}.", lora::root(subject.model));
         let mut adapted = BTreeMap::new();
-        for (path, module) in subject.adapter.iter().flat_map(|a| &a.adapter.modules) {
+        let lora = subject.adapter.map(|_| subject.lora()).transpose()?;
+        for (path, module) in lora.iter().flat_map(|lora| &lora.modules) {
             let below = path.strip_prefix(&root);
             let below = below.with_context(|| format!("{path} is not below {root} in this model"))?;
             adapted.insert(weights.on_disk(&format!("{below}.weight")), module);
@@ -30,7 +31,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The adapted weights by their names on disk.
-    pub(super) fn adapted(&self) -> &BTreeMap<String, &'a AdapterModule> {
+    pub(super) fn adapted(&self) -> &BTreeMap<String, &'a LoraModule> {
         &self.adapted
     }
 

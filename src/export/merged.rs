@@ -49,7 +49,7 @@ pub fn export(
     out: &Path,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Exported> {
-    ensure!(!subject.adapted()?.adapter.modules.is_empty(), "the adapter has no tensors");
+    ensure!(!subject.lora()?.modules.is_empty(), "the adapter has no tensors");
     let merge = Merge::open(subject)?;
     let shards = plan(&merge, max_shard_size)?;
     let load = load(&out.display().to_string());

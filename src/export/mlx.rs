@@ -14,7 +14,7 @@ use super::card::Kind;
 use super::{Exported, Subject, TEMPLATE_FILE, ensure_same};
 use crate::files;
 use crate::model::config::ModelConfig;
-use crate::model::lora::{self, Adapter};
+use crate::model::lora::{self, Lora};
 use crate::model::tensors;
 
 /// The file of tensors.
@@ -27,8 +27,7 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// # Errors
 /// If there is no adapter, its linears differ in rank, the disk fails, or what was written is not what was meant.
 pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
-    let adapted = subject.adapted()?;
-    let adapter = &adapted.adapter;
+    let adapter = subject.lora()?;
     let (r, scale) = rank_and_scale(adapter)?;
     let root = mlx_root(subject.model);
     let mut named = BTreeMap::new();
@@ -74,7 +73,7 @@ pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
 }
 
 /// The one rank, and a scale that most linears have.
-fn rank_and_scale(adapter: &Adapter) -> Result<(usize, f64)> {
+fn rank_and_scale(adapter: &Lora) -> Result<(usize, f64)> {
     let mut ranks = BTreeMap::new();
     for (path, module) in &adapter.modules {
         ranks.entry(module.a.dim(0)?).or_insert(path);
@@ -102,7 +101,7 @@ fn below_root<'a>(model: &ModelConfig, path: &'a str) -> Result<&'a str> {
 }
 
 /// The linears' names within a layer where all layers have the same ones, or else their whole paths.
-fn keys(model: &ModelConfig, adapter: &Adapter) -> Result<BTreeSet<String>> {
+fn keys(model: &ModelConfig, adapter: &Lora) -> Result<BTreeSet<String>> {
     let mut whole = BTreeSet::new();
     let mut within = BTreeSet::new();
     for path in adapter.modules.keys() {

@@ -12,11 +12,12 @@ pub mod peft;
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
-use crate::model::lora::Adapter;
+use crate::model::lora::Lora;
 use crate::model::peft::PeftConfig;
 use crate::tokens::Pipeline;
 use card::Card;
@@ -62,6 +63,16 @@ impl<'a> Subject<'a> {
     /// The adapter, for a format that is nothing without one.
     fn adapted(&self) -> Result<&'a Adapted> {
         self.adapter.context("there is no adapter to export: this is a whole model (--format gguf takes one)")
+    }
+
+    /// The adapter as additions to linears, for a format that has place for nothing else.
+    fn lora(&self) -> Result<&'a Lora> {
+        match &self.adapted()?.adapter {
+            Adapter::Lora(lora) => Ok(lora),
+            Adapter::Prefix(_) => bail!(
+                "a soft prompt can only be exported as peft: no other format has a place for embeddings before the tokens"
+            ),
+        }
     }
 
     /// Puts the chat template beside an adapter of a format that has no place for it.

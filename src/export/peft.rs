@@ -9,7 +9,7 @@ use candle_core::DType;
 use super::card::Kind;
 use super::{Exported, Subject, ensure_same};
 use crate::files;
-use crate::model::lora::Adapter;
+use crate::model::adapter::Adapter;
 use crate::model::peft;
 
 /// Writes the adapter with its tokenizer to `out`, whole or not at all, its tensors as `dtype` (f32 or bf16).
@@ -19,10 +19,19 @@ use crate::model::peft;
 pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
     let adapted = subject.adapted()?;
     let mut adapter: Adapter = adapted.adapter.clone();
-    for module in adapter.modules.values_mut() {
-        module.a = module.a.to_dtype(dtype)?;
-        module.b = module.b.to_dtype(dtype)?;
-    }
+    let kind = match &mut adapter {
+        Adapter::Lora(lora) => {
+            for module in lora.modules.values_mut() {
+                module.a = module.a.to_dtype(dtype)?;
+                module.b = module.b.to_dtype(dtype)?;
+            }
+            Kind::Peft
+        }
+        Adapter::Prefix(prefix) => {
+            prefix.embeddings = prefix.embeddings.to_dtype(dtype)?;
+            Kind::PeftPrompt
+        }
+    };
     let load = |path: &str| {
         format!(
             "from peft import PeftModel; from transformers import AutoModelForCausalLM\n\
@@ -39,7 +48,7 @@ pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
         for ((name, a), b) in adapter.tensors().iter().zip(written.tensors().values()) {
             ensure_same(name, a, b)?;
         }
-        subject.card.write(dir, Kind::Peft, &load("."), &[])
+        subject.card.write(dir, kind, &load("."), &[])
     })?;
     Ok(Exported { load: load(&out.display().to_string()), notes: Vec::new() })
 }

@@ -173,7 +173,7 @@ impl Norm {
 impl Linear {
     fn mask(&self, x: &Tensor, run: &Run, at: At) -> Result<Option<Tensor>> {
         let Some(dropout) = run.dropout.filter(|_| self.lora.is_some()) else { return Ok(None) };
-        let mask = dropout.mask(&self.path, run.boundaries, x.dim(1)?, x.dtype(), x.device())?;
+        let mask = dropout.mask(&self.path, &run.boundaries, x.dim(1)?, x.dtype(), x.device())?;
         Ok(Some(at.gather(&mask)?))
     }
 
@@ -357,8 +357,8 @@ impl Block {
         let spec = self.attention_spec(config);
         let (attention, saved) = match run.past(layer) {
             Some((past, joined)) => {
-                k = behind(&past.0, &k, run.boundaries)?;
-                v = behind(&past.1, &v, run.boundaries)?;
+                k = behind(&past.0, &k, &run.boundaries)?;
+                v = behind(&past.1, &v, &run.boundaries)?;
                 let queries = match at.0 {
                     Some(at) => at.iter().map(|&row| joined.rows[row as usize]).collect(),
                     None => joined.rows.clone(),
@@ -367,7 +367,7 @@ impl Block {
                 attention::forward(&q, &k, &v, attending, &spec)?
             }
             None => {
-                let attending = attention::Rows { boundaries: run.boundaries, queries: at.0 };
+                let attending = attention::Rows { boundaries: &run.boundaries, queries: at.0 };
                 attention::forward(&q, &k, &v, attending, &spec)?
             }
         };
@@ -483,7 +483,7 @@ impl Block {
             &trace.attention,
             &trace.saved,
             &some(attention_grad)?,
-            attention::Rows { boundaries: run.boundaries, queries: at.0 },
+            attention::Rows { boundaries: &run.boundaries, queries: at.0 },
             &self.attention_spec(config),
         )?;
         let angles = &run.angles[self.kind.rope];

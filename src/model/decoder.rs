@@ -3,17 +3,20 @@
 //! Tokens come as one flat run with sequence boundaries; there is no padding anywhere. Base weights are plain
 //! frozen tensors, and an adapter sits inside its linear layer.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
+use super::adapter::Adapter;
 use super::block::{At, Block, Linear, LoraWeights, Norm, Trace};
 use super::config::ModelConfig;
 use super::gradients::Gradients;
 use super::loading::Weights;
-use super::lora::{self, Adapter};
+use super::lora;
+use super::prefix;
 use crate::ops::dropout::Dropout;
 use crate::ops::kl::{self, Targets};
 use crate::ops::rope::Angles;
@@ -27,6 +30,8 @@ pub struct Decoder {
     norm: Norm,
     /// (vocabulary, hidden); none where the embedding is the head.
     head: Option<Tensor>,
+    /// A soft prompt (P, hidden), in the dtype of computation.
+    prefix: Option<Tensor>,
     dtype: DType,
     device: Device,
 }
@@ -42,38 +47,52 @@ pub struct Tokens<'a> {
     pub boundaries: &'a [u32],
 }
 
-/// A run's tokens with what all blocks share.
+/// A run's tokens with what all blocks share. Where a soft prompt stands before each sequence, its P rows count among
+/// the run's (N + S P); the rows that a caller asks for and gets are those of tokens.
 pub struct Run<'a> {
     /// Token ids (N).
-    pub input_ids: &'a [u32],
-    /// First token of each sequence, and N (S + 1).
-    pub boundaries: &'a [u32],
+    input_ids: &'a [u32],
+    /// First row of each sequence, and the number of rows (S + 1).
+    pub(super) boundaries: Cow<'a, [u32]>,
     /// Rotation angles by rope index.
     pub(super) angles: Vec<Angles>,
     /// The adapter's dropout, while training.
-    pub dropout: Option<&'a Dropout>,
+    pub(super) dropout: Option<&'a Dropout>,
     /// The rows whose hidden states are wanted, ascending (M); all where none.
-    rows: Option<&'a [u32]>,
+    rows: Option<Cow<'a, [u32]>>,
+    /// Where a soft prompt stands before the sequences.
+    prefixed: Option<Prefixed>,
     /// What every sequence of the run goes on from.
     past: Option<(&'a Past, Joined)>,
+}
+
+/// Which row is what, where a soft prompt (P, hidden) stands before each sequence.
+struct Prefixed {
+    /// The row of (soft prompt; tokens) that each of the run's rows is (N + S P).
+    sources: Vec<u32>,
+    /// The run's row of each token (N).
+    tokens: Vec<u32>,
 }
 
 /// Keys and values of tokens that went through the model before, by layer: (P, kv_heads · D) each, rotated.
 #[derive(Clone, Debug)]
 pub struct Past {
     layers: Vec<(Tensor, Tensor)>,
-    length: usize,
+    /// Rows of the layers.
+    rows: usize,
+    /// How many of the rows are a soft prompt's.
+    prefix: usize,
 }
 
 impl Past {
     /// Tokens before.
     pub fn len(&self) -> usize {
-        self.length
+        self.rows - self.prefix
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// Forgets all but the first `length` tokens.
@@ -81,12 +100,12 @@ impl Past {
     /// # Errors
     /// If the device fails.
     pub fn truncate(&mut self, length: usize) -> Result<()> {
-        if length < self.length {
+        if length < self.len() {
+            self.rows = self.prefix + length;
             for (k, v) in &mut self.layers {
-                *k = k.narrow(0, 0, length)?.force_contiguous()?;
-                *v = v.narrow(0, 0, length)?.force_contiguous()?;
+                *k = k.narrow(0, 0, self.rows)?.force_contiguous()?;
+                *v = v.narrow(0, 0, self.rows)?.force_contiguous()?;
             }
-            self.length = length;
         }
         Ok(())
     }
@@ -114,15 +133,13 @@ impl Joined {
 }
 
 impl<'a> Run<'a> {
-    /// Wants the hidden states at `rows` (M, ascending) only, which spares the last block the rest.
+    /// Wants the hidden states at the tokens `rows` (M, ascending) only, which spares the last block the rest.
     pub fn only(self, rows: &'a [u32]) -> Self {
+        let rows = match &self.prefixed {
+            Some(prefixed) => rows.iter().map(|&row| prefixed.tokens[row as usize]).collect(),
+            None => Cow::Borrowed(rows),
+        };
         Self { rows: Some(rows), ..self }
-    }
-
-    /// Every sequence goes on from `past`: positions count from its length. There is no backward through it.
-    pub fn after(self, past: &'a Past) -> Self {
-        let joined = Joined::new(self.boundaries, past.len());
-        Self { past: (!past.is_empty()).then_some((past, joined)), ..self }
     }
 
     /// A layer's past keys and values, and where the run's tokens are behind them.
@@ -151,7 +168,11 @@ enum Kept {
 }
 
 /// What a forward pass kept, one entry a block.
-pub struct Tape(Vec<Kept>);
+pub struct Tape {
+    blocks: Vec<Kept>,
+    /// How many of the rows of keys and values are a soft prompt's.
+    prefix: usize,
+}
 
 impl Tape {
     /// What a pass with [`Keep::KeysValues`] leaves to go on from, its own past included.
@@ -159,13 +180,13 @@ impl Tape {
     /// # Errors
     /// If something else was kept.
     pub fn into_past(self) -> Result<Past> {
-        let layers = self.0.into_iter().map(|kept| match kept {
+        let layers = self.blocks.into_iter().map(|kept| match kept {
             Kept::KeysValues(k, v) => Ok((k, v)),
             Kept::Input(_) | Kept::Trace(_) => anyhow::bail!("a pass that did not keep keys and values"),
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let length = layers.first().map_or(Ok(0), |(k, _)| k.dim(0))?;
-        Ok(Past { layers, length })
+        let rows = layers.first().map_or(Ok(0), |(k, _)| k.dim(0))?;
+        Ok(Past { layers, rows, prefix: self.prefix })
     }
 }
 
@@ -202,6 +223,7 @@ impl Decoder {
                 weight: weights.get("norm.weight", &[d])?,
             },
             head: if config.tie_word_embeddings { None } else { Some(weights.head(&[v, d])?) },
+            prefix: None,
             config: config.clone(),
             dtype,
             device: device.clone(),
@@ -218,15 +240,40 @@ impl Decoder {
         &self.device
     }
 
-    /// Puts an adapter's tensors into its linears, in the dtype of computation; `None` takes it off.
+    /// How many embeddings of a soft prompt stand before each sequence.
+    pub fn prefix_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.dims()[0])
+    }
+
+    /// The most tokens of a sequence.
+    pub fn max_tokens(&self) -> usize {
+        self.config.max_position_embeddings.saturating_sub(self.prefix_len())
+    }
+
+    /// Puts an adapter's tensors in place, in the dtype of computation; `None` takes the one before off.
     ///
     /// # Errors
-    /// If the adapter names a linear that is not there, or does not fit its shape.
+    /// If the adapter names a linear that is not there, or does not fit the model's shape.
     pub fn set_adapter(&mut self, adapter: Option<&Adapter>) -> Result<()> {
         let dtype = self.dtype;
         let device = self.device.clone();
+        let place = |t: &Tensor| -> Result<Tensor> { Ok(t.to_device(&device)?.to_dtype(dtype)?) };
+        let (lora, prefix) = match adapter {
+            Some(Adapter::Lora(lora)) => (Some(lora), None),
+            Some(Adapter::Prefix(prefix)) => (None, Some(&prefix.embeddings)),
+            None => (None, None),
+        };
+        if let Some(prefix) = prefix {
+            let hidden = self.config.hidden_size;
+            ensure!(
+                matches!(prefix.dims(), [length, width] if *length > 0 && *width == hidden),
+                "the soft prompt has shape {:?}, but the model's embeddings are {hidden} wide",
+                prefix.dims()
+            );
+        }
+        self.prefix = prefix.map(place).transpose()?;
         let mut left: BTreeMap<&str, _> =
-            adapter.iter().flat_map(|a| &a.modules).map(|(path, module)| (path.as_str(), module)).collect();
+            lora.iter().flat_map(|l| &l.modules).map(|(path, module)| (path.as_str(), module)).collect();
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             linear.lora = match left.remove(linear.path.as_str()) {
                 Some(module) => {
@@ -239,7 +286,6 @@ impl Decoder {
                         module.a.dims(),
                         module.b.dims()
                     );
-                    let place = |t: &Tensor| -> Result<Tensor> { Ok(t.to_device(&device)?.to_dtype(dtype)?) };
                     Some(LoraWeights { a: place(&module.a)?, b: place(&module.b)?, scale: module.scale })
                 }
                 None => None,
@@ -313,11 +359,63 @@ impl Decoder {
         Ok(())
     }
 
-    /// Prepares a run: checks the tokens and computes the rotation angles.
+    /// Prepares a run of whole sequences: puts the soft prompt before them if there is one, and computes the rotation
+    /// angles.
     ///
     /// # Errors
-    /// If a token is beyond the vocabulary, or lengths do not agree.
+    /// If a token is beyond the vocabulary, lengths do not agree, or there is no room for the soft prompt.
     pub fn run<'a>(&self, tokens: Tokens<'a>, dropout: Option<&'a Dropout>) -> Result<Run<'a>> {
+        self.check(tokens)?;
+        let Tokens { input_ids, positions, boundaries } = tokens;
+        let whole = |boundaries, positions: &[u32]| -> Result<Run<'a>> {
+            let angles = self.angles(positions)?;
+            Ok(Run { input_ids, boundaries, angles, dropout, rows: None, prefixed: None, past: None })
+        };
+        let prefix = self.prefix_len() as u32;
+        if prefix == 0 {
+            return whole(Cow::Borrowed(boundaries), positions);
+        }
+        let mut shifted = (vec![0], Vec::new());
+        let mut prefixed = Prefixed { sources: Vec::new(), tokens: Vec::new() };
+        for b in boundaries.windows(2) {
+            prefixed.sources.extend(0..prefix);
+            shifted.1.extend(0..prefix);
+            for row in b[0]..b[1] {
+                prefixed.tokens.push(prefixed.sources.len() as u32);
+                prefixed.sources.push(prefix + row);
+                shifted.1.push(prefix + positions[row as usize]);
+            }
+            shifted.0.push(prefixed.sources.len() as u32);
+        }
+        let rows = Some(Cow::Owned(prefixed.tokens.clone()));
+        Ok(Run { rows, prefixed: Some(prefixed), ..whole(Cow::Owned(shifted.0), &shifted.1)? })
+    }
+
+    /// Prepares a run whose every sequence goes on from `past`, if there is one: positions count from its length. There
+    /// is no backward through it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_after<'a>(&self, tokens: Tokens<'a>, past: Option<&'a Past>) -> Result<Run<'a>> {
+        let Some(past) = past.filter(|past| !past.is_empty()) else { return self.run(tokens, None) };
+        self.check(tokens)?;
+        let Tokens { input_ids, positions, boundaries } = tokens;
+        let prefix = self.prefix_len();
+        ensure!(past.prefix == prefix, "a past behind a soft prompt of {}, not of {prefix}", past.prefix);
+        let positions: Vec<u32> = positions.iter().map(|position| position + prefix as u32).collect();
+        let joined = Joined::new(boundaries, past.rows);
+        Ok(Run {
+            input_ids,
+            boundaries: Cow::Borrowed(boundaries),
+            angles: self.angles(&positions)?,
+            dropout: None,
+            rows: None,
+            prefixed: None,
+            past: Some((past, joined)),
+        })
+    }
+
+    fn check(&self, tokens: Tokens) -> Result<()> {
         let vocabulary = self.config.vocab_size;
         let Tokens { input_ids, positions, boundaries } = tokens;
         if let Some(id) = input_ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -329,9 +427,28 @@ impl Decoder {
             input_ids.len(),
             positions.len()
         );
+        let longest = positions.iter().max().map_or(0, |&position| position as usize + 1);
+        ensure!(
+            self.prefix.is_none() || longest <= self.max_tokens(),
+            "{longest} tokens after a soft prompt of {} are more than the model's max_position_embeddings ({})",
+            self.prefix_len(),
+            self.config.max_position_embeddings
+        );
+        Ok(())
+    }
+
+    fn angles(&self, positions: &[u32]) -> Result<Vec<Angles>> {
         let angles = |f: &Vec<f32>| Angles::new(positions, f, self.dtype, &self.device);
-        let angles = self.config.inv_freq.iter().map(angles).collect::<Result<_>>()?;
-        Ok(Run { input_ids, boundaries, angles, dropout, rows: None, past: None })
+        self.config.inv_freq.iter().map(angles).collect()
+    }
+
+    /// The embeddings of tokens (N, hidden), as the first block reads them.
+    ///
+    /// # Errors
+    /// If a token is beyond the vocabulary, or the device fails.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let x = rows::gather(&self.embedding, ids)?;
+        if self.config.scale_embedding { Ok((x * self.embedding_scale()?)?) } else { Ok(x) }
     }
 
     /// The hidden states (M, hidden) that the run wants, after the last block and before the final norm.
@@ -347,9 +464,9 @@ impl Decoder {
             keep != Keep::KeysValues || run.boundaries.len() == 2,
             "only a run of one sequence leaves keys and values to go on from"
         );
-        let mut x = rows::gather(&self.embedding, run.input_ids)?;
-        if self.config.scale_embedding {
-            x = (x * self.embedding_scale()?)?;
+        let mut x = self.embed(run.input_ids)?;
+        if let (Some(prefix), Some(prefixed)) = (&self.prefix, &run.prefixed) {
+            x = rows::gather(&Tensor::cat(&[prefix, &x], 0)?, &prefixed.sources)?; // (N + S P, hidden)
         }
         let mut tape = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -365,12 +482,12 @@ impl Decoder {
             }
             x = y;
         }
-        Ok((x, Tape(tape)))
+        Ok((x, Tape { blocks: tape, prefix: self.prefix_len() }))
     }
 
     /// The rows that the output of block `i` needs.
-    fn rows<'a>(&self, run: &Run<'a>, i: usize) -> At<'a> {
-        At(run.rows.filter(|_| i + 1 == self.blocks.len()))
+    fn rows<'a>(&self, run: &'a Run, i: usize) -> At<'a> {
+        At(run.rows.as_deref().filter(|_| i + 1 == self.blocks.len()))
     }
 
     /// Adds all gradients to `grads`, given the gradient of the hidden states (M, hidden).
@@ -378,22 +495,34 @@ impl Decoder {
     /// # Errors
     /// If the device fails.
     pub fn backward(&self, tape: Tape, dhidden: Tensor, run: &Run, grads: &mut Gradients) -> Result<()> {
-        ensure!(tape.0.len() == self.blocks.len(), "a backward without a forward that kept its inputs");
+        ensure!(tape.blocks.len() == self.blocks.len(), "a backward without a forward that kept its inputs");
         let mut dy = dhidden;
-        for (i, (block, kept)) in self.blocks.iter().zip(tape.0).enumerate().rev() {
+        for (i, (block, kept)) in self.blocks.iter().zip(tape.blocks).enumerate().rev() {
             let trace = match kept {
                 Kept::Trace(trace) => trace,
                 Kept::KeysValues(..) => anyhow::bail!("a backward without a forward that kept its inputs"),
                 Kept::Input(x) => Box::new(block.forward(i, &x, self.rows(run, i), run, &self.config)?.1),
             };
-            // Below the first block only the embedding is left, which LoRA does not train.
-            let want_dx = i > 0 || grads.wants_base();
+            // Below the first block are only embeddings, which LoRA does not train.
+            let want_dx = i > 0 || grads.wants_base() || grads.wants_prefix();
             match block.backward(&trace, &dy, want_dx, (run, self.rows(run, i)), &self.config, grads)? {
                 Some(dx) => dy = dx,
                 None => return Ok(()),
             }
         }
+        if grads.wants_prefix() {
+            let length = self.prefix_len() as u32;
+            ensure!(length > 0 && run.prefixed.is_some(), "a soft prompt's gradient without a soft prompt");
+            let starts = &run.boundaries[..run.boundaries.len() - 1];
+            let at: Vec<u32> = starts.iter().flat_map(|&first| first..first + length).collect();
+            let embeddings: Vec<u32> = starts.iter().flat_map(|_| 0..length).collect();
+            let grad = rows::scatter_add(&rows::gather(&dy, &at)?, &embeddings, length as usize)?;
+            grads.add(prefix::NAME.to_string(), grad)?;
+        }
         if grads.wants_base() {
+            if let Some(prefixed) = &run.prefixed {
+                dy = rows::gather(&dy, &prefixed.tokens)?; // (N, hidden)
+            }
             if self.config.scale_embedding {
                 dy = (dy * self.embedding_scale()?)?;
             }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum Trainable {
     /// The LoRA adapter; the base is frozen.
     Lora,
+    /// A soft prompt; the base is frozen.
+    Prefix,
     /// Every weight.
     All,
 }
@@ -32,6 +34,11 @@ impl Gradients {
     /// Whether the base's weights get gradients.
     pub fn wants_base(&self) -> bool {
         self.trainable == Trainable::All
+    }
+
+    /// Whether a soft prompt gets a gradient.
+    pub fn wants_prefix(&self) -> bool {
+        self.trainable == Trainable::Prefix
     }
 
     /// Adds a gradient to the sum under `name`.

@@ -134,18 +134,18 @@ impl LoraConfig {
     }
 }
 
-/// An adapter's tensors and scales by module path (`model.layers.0.self_attn.q_proj`).
+/// A LoRA adapter's tensors and scales by module path (`model.layers.0.self_attn.q_proj`).
 #[derive(Clone, Debug)]
-pub struct Adapter {
+pub struct Lora {
     /// One entry an adapted linear.
-    pub modules: BTreeMap<String, AdapterModule>,
+    pub modules: BTreeMap<String, LoraModule>,
     /// Dropout on the adapter's input while training.
     pub dropout: f64,
 }
 
 /// The adapter of one linear, in f32.
 #[derive(Clone, Debug)]
-pub struct AdapterModule {
+pub struct LoraModule {
     /// A (r, in)
     pub a: Tensor,
     /// B (out, r)
@@ -154,7 +154,7 @@ pub struct AdapterModule {
     pub scale: f64,
 }
 
-impl Adapter {
+impl Lora {
     /// A fresh adapter with PEFT's initialisation: A uniform in ±1/√in, B zero.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Adapter {
                 let a: Vec<f32> = (0..config.r * d_in).map(|_| draw()).collect();
                 let a = Tensor::from_vec(a, (config.r, d_in), &Device::Cpu)?.to_device(device)?;
                 let b = Tensor::zeros((d_out, config.r), DType::F32, device)?;
-                modules.insert(path, AdapterModule { a, b, scale: config.scale() });
+                modules.insert(path, LoraModule { a, b, scale: config.scale() });
             }
         }
         Ok(Self { modules, dropout: config.dropout })
@@ -180,7 +180,7 @@ impl Adapter {
     /// The tensors by name (`….lora_A.weight`, `….lora_B.weight`).
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         let pair =
-            |(path, m): (&String, &AdapterModule)| [(a_name(path), m.a.clone()), (b_name(path), m.b.clone())];
+            |(path, m): (&String, &LoraModule)| [(a_name(path), m.a.clone()), (b_name(path), m.b.clone())];
         self.modules.iter().flat_map(pair).collect()
     }
 
@@ -201,7 +201,7 @@ impl Adapter {
     }
 }
 
-impl AdapterModule {
+impl LoraModule {
     /// s B A (out, in), computed in `dtype`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use candle_core::DType;
 
 use super::config::ModelConfig;
 use super::decoder::{Keep, LOGITS_AT_ONCE};
-use super::lora::{self, LoraConfig};
+use super::lora;
 use crate::ops::weight::Storage;
 
 /// What is trained on what.
@@ -19,8 +19,8 @@ pub struct Work<'a> {
     pub dtype: DType,
     /// How the linears' weights are kept.
     pub storage: Storage,
-    /// The adapter; all weights are trained where there is none.
-    pub lora: Option<&'a LoraConfig>,
+    /// Parameters of the adapter; all weights are trained where there is none.
+    pub adapter: Option<usize>,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Answers among them.
@@ -58,8 +58,8 @@ pub fn plan(work: &Work) -> Memory {
     let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
     let weights = in_linears + (model.parameter_count() - lora::linear_weights(model)) * size;
 
-    let trained = match work.lora {
-        Some(lora) => lora.parameter_count(model) * (4 * 4 + size),
+    let trained = match work.adapter {
+        Some(parameters) => parameters * (4 * 4 + size),
         None => model.parameter_count() * (4 * 4),
     };
 
@@ -103,6 +103,7 @@ pub fn plan(work: &Work) -> Memory {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use crate::model::lora::LoraConfig;
     use crate::model::shapes;
 
     /// An 8B model trains on a card of 12 GB and a 14B model on one of 24 GB: 4 bits, recomputation, r 16, 2,048 tokens.
@@ -115,7 +116,7 @@ mod tests {
                 model: &model,
                 dtype: DType::BF16,
                 storage: Storage::Q4K,
-                lora: Some(&lora),
+                adapter: Some(lora.parameter_count(&model)),
                 tokens: 2048,
                 answers: 60,
                 keep: Keep::BlockInputs,
@@ -133,7 +134,7 @@ mod tests {
                 model: &model,
                 dtype: DType::F32,
                 storage,
-                lora: None,
+                adapter: None,
                 tokens: 1,
                 answers: 1,
                 keep: Keep::Nothing,

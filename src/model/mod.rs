@@ -2,6 +2,7 @@
 //!
 //! This folder knows `ops` and `device` only: neither tokenizers nor episodes nor training.
 
+pub mod adapter;
 mod block;
 pub mod config;
 pub mod decoder;
@@ -12,5 +13,6 @@ pub mod loading;
 pub mod lora;
 pub mod memory;
 pub mod peft;
+pub mod prefix;
 pub mod shapes;
 pub mod tensors;

@@ -11,8 +11,10 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::adapter::Adapter;
 use super::config::ModelConfig;
-use super::lora::{self, Adapter, AdapterModule, LoraConfig};
+use super::lora::{self, Lora, LoraConfig, LoraModule};
+use super::prefix::{self, Prefix};
 use super::tensors;
 use crate::files;
 
@@ -23,11 +25,76 @@ pub const TENSORS_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before a module's path.
 const PREFIX: &str = "base_model.model.";
 
-/// The keys of `adapter_config.json` that this program writes, and reads.
+/// What `adapter_config.json` says, by `peft_type`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PeftConfig {
-    /// `LORA`
-    pub peft_type: String,
+#[serde(tag = "peft_type")]
+pub enum PeftConfig {
+    /// Additions to linears.
+    #[serde(rename = "LORA")]
+    Lora(PeftLora),
+    /// A soft prompt.
+    #[serde(rename = "PROMPT_TUNING")]
+    PromptTuning(PeftPrompt),
+}
+
+impl PeftConfig {
+    /// Where the base model was found, and its commit.
+    pub fn base(&self) -> (Option<&str>, Option<&str>) {
+        let (base, revision) = match self {
+            Self::Lora(lora) => (&lora.base_model_name_or_path, &lora.revision),
+            Self::PromptTuning(prompt) => (&prompt.base_model_name_or_path, &prompt.revision),
+        };
+        (base.as_deref(), revision.as_deref())
+    }
+}
+
+/// The keys of a soft prompt that this program writes, and reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeftPrompt {
+    /// Where the base model was found.
+    #[serde(default)]
+    pub base_model_name_or_path: Option<String>,
+    /// The base's commit.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// Embeddings.
+    pub num_virtual_tokens: usize,
+    /// Their width.
+    pub token_dim: usize,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl PeftPrompt {
+    /// The settings of a soft prompt of `length` embeddings trained here.
+    pub fn new(length: usize, model: &ModelConfig, base: &str, revision: Option<&str>) -> Self {
+        let other = json!({
+            "auto_mapping": null, "inference_mode": true, "num_attention_heads": model.num_attention_heads,
+            "num_layers": model.num_layers(), "num_transformer_submodules": 1,
+            "prompt_tuning_init": "SAMPLE_VOCAB", "prompt_tuning_init_text": null, "task_type": "CAUSAL_LM",
+            "tokenizer_name_or_path": null,
+        });
+        Self {
+            base_model_name_or_path: Some(base.into()),
+            revision: revision.map(Into::into),
+            num_virtual_tokens: length,
+            token_dim: model.hidden_size,
+            other: object(other),
+        }
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// The keys of a LoRA adapter that this program writes, and reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeftLora {
     /// Where the base model was found.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
@@ -58,7 +125,7 @@ pub struct PeftConfig {
     pub other: Map<String, Value>,
 }
 
-impl PeftConfig {
+impl PeftLora {
     /// The settings of an adapter trained here.
     pub fn new(lora: &LoraConfig, model: &ModelConfig, base: &str, revision: Option<&str>) -> Self {
         let names = lora.targets_in(model);
@@ -76,7 +143,6 @@ impl PeftConfig {
             "modules_to_save": null, "task_type": "CAUSAL_LM", "use_dora": false,
         });
         Self {
-            peft_type: "LORA".into(),
             base_model_name_or_path: Some(base.into()),
             revision: revision.map(Into::into),
             r: lora.r,
@@ -86,20 +152,12 @@ impl PeftConfig {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             target_modules: json!(targets),
-            other: match other {
-                Value::Object(map) => map,
-                _ => Map::new(),
-            },
+            other: object(other),
         }
     }
 
     /// Refuses what this program does not compute.
     fn check(&self) -> Result<()> {
-        ensure!(
-            self.peft_type == "LORA",
-            "peft_type is {:?}; only LORA adapters are supported",
-            self.peft_type
-        );
         let off = |v: &Value| match v {
             Value::Null | Value::Bool(false) => true,
             Value::Array(a) => a.is_empty(),
@@ -158,8 +216,10 @@ impl PeftConfig {
 /// # Errors
 /// If the disk fails.
 pub fn write(dir: &Path, config: &PeftConfig, adapter: &Adapter) -> Result<()> {
+    // PEFT names a soft prompt's tensor plainly.
+    let prefix = if matches!(adapter, Adapter::Lora(_)) { PREFIX } else { "" };
     let named =
-        adapter.tensors().into_iter().map(|(name, t)| Ok((format!("{PREFIX}{name}"), t.contiguous()?)));
+        adapter.tensors().into_iter().map(|(name, t)| Ok((format!("{prefix}{name}"), t.contiguous()?)));
     tensors::write(&dir.join(TENSORS_FILE), &named.collect::<Result<_>>()?)?;
     files::write_json(&dir.join(CONFIG_FILE), config)
 }
@@ -172,14 +232,45 @@ pub fn write(dir: &Path, config: &PeftConfig, adapter: &Adapter) -> Result<()> {
 pub fn read(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Adapter)> {
     let path = dir.join(CONFIG_FILE);
     let config: PeftConfig = files::read_json(&path)?;
-    config.check().with_context(|| path.display().to_string())?;
+    if let PeftConfig::Lora(lora) = &config {
+        lora.check().with_context(|| path.display().to_string())?;
+    }
     let path = dir.join(TENSORS_FILE);
-    let adapter =
-        assemble(&config, tensors::read(&path)?, model).with_context(|| path.display().to_string())?;
-    Ok((config, adapter))
+    let tensors = tensors::read(&path)?;
+    let adapter = match &config {
+        PeftConfig::Lora(lora) => assemble(lora, tensors, model).map(Adapter::Lora),
+        PeftConfig::PromptTuning(prompt) => soft_prompt(prompt, tensors, model).map(Adapter::Prefix),
+    };
+    Ok((config, adapter.with_context(|| path.display().to_string())?))
 }
 
-fn assemble(config: &PeftConfig, tensors: BTreeMap<String, Tensor>, model: &ModelConfig) -> Result<Adapter> {
+fn soft_prompt(
+    config: &PeftPrompt,
+    mut tensors: BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+) -> Result<Prefix> {
+    let Some(embeddings) = tensors.remove(prefix::NAME) else { bail!("there is no {} in it", prefix::NAME) };
+    if let Some(name) = tensors.keys().next() {
+        bail!("{name} is no part of a soft prompt");
+    }
+    ensure!(embeddings.dtype().is_float(), "{} is stored as {:?}", prefix::NAME, embeddings.dtype());
+    let shape = [config.num_virtual_tokens, config.token_dim];
+    ensure!(
+        embeddings.dims() == shape && shape[0] > 0,
+        "{} has shape {:?}, but {CONFIG_FILE} says {shape:?}",
+        prefix::NAME,
+        embeddings.dims()
+    );
+    ensure!(
+        config.token_dim == model.hidden_size,
+        "the soft prompt is {} wide, this model's embeddings are {}",
+        config.token_dim,
+        model.hidden_size
+    );
+    Ok(Prefix { embeddings: embeddings.to_dtype(DType::F32)? })
+}
+
+fn assemble(config: &PeftLora, tensors: BTreeMap<String, Tensor>, model: &ModelConfig) -> Result<Lora> {
     let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
     for (name, tensor) in tensors {
         let Some(path) = name.strip_prefix(PREFIX) else {
@@ -217,7 +308,7 @@ fn assemble(config: &PeftConfig, tensors: BTreeMap<String, Tensor>, model: &Mode
             b.dims()
         );
         let scale = config.scale(&path, r)?;
-        modules.insert(path, AdapterModule { a, b, scale });
+        modules.insert(path, LoraModule { a, b, scale });
     }
-    Ok(Adapter { modules, dropout: config.lora_dropout })
+    Ok(Lora { modules, dropout: config.lora_dropout })
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
 use crate::files;
-use crate::model::lora::Adapter;
+use crate::model::adapter::Adapter;
 use crate::model::peft::{self, PeftConfig};
 use crate::model::tensors;
 

@@ -69,7 +69,8 @@ pub fn step_sums(
         tokens: 0,
         gradients: BTreeMap::new(),
     };
-    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
+    let lengths: Vec<usize> =
+        sequences.iter().map(|sequence| decoder.prefix_len() + sequence.len()).collect();
     let mut place = 0;
     for indices in micro_batches(&lengths, batch, settings.micro_batch_tokens) {
         let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();

@@ -19,10 +19,12 @@ use super::optimizer::{AdamW, global_norm};
 use crate::device;
 use crate::eval;
 use crate::metrics::{Measure, Measures, summarise};
+use crate::model::adapter::Adapter;
 use crate::model::decoder::Decoder;
 use crate::model::gradients::Trainable;
-use crate::model::lora::{Adapter, LoraConfig};
-use crate::model::peft::{self, PeftConfig};
+use crate::model::lora::{Lora, LoraConfig};
+use crate::model::peft::{self, PeftConfig, PeftLora, PeftPrompt};
+use crate::model::prefix::{Prefix, PrefixConfig};
 use crate::model::tensors;
 use crate::tokens::{Sampler, Sequence};
 
@@ -33,6 +35,8 @@ pub struct Settings {
     pub seed: u64,
     /// The adapter.
     pub lora: LoraConfig,
+    /// The soft prompt, where that is trained.
+    pub prefix: Option<PrefixConfig>,
     /// The loss.
     pub loss: LossConfig,
     /// The optimizer.
@@ -359,16 +363,13 @@ fn starting_point(
     let fresh = State { format_version: 1, step: 0, best: None, evaluations_without_improvement: 0 };
     let model = decoder.config();
     match (settings.train.weights, start) {
-        (Trainable::Lora, start) => {
-            let base = (settings.base.as_str(), settings.revision.as_deref());
-            let config = Box::new(PeftConfig::new(&settings.lora, model, base.0, base.1));
-            let adapter = Adapter::new(&settings.lora, model, settings.seed, decoder.device())?;
+        (Trainable::Lora | Trainable::Prefix, start) => {
+            let (adapter, config) = fresh_adapter(decoder, settings)?;
             match start {
                 Start::Fresh => Ok((Trained::Adapter(adapter, config), fresh, None)),
                 Start::From(given) => {
-                    let given = *given;
                     same_shape(&adapter, &given)?;
-                    Ok((Trained::Adapter(Adapter { dropout: adapter.dropout, ..given }, config), fresh, None))
+                    Ok((Trained::Adapter(with_dropout_of(&adapter, *given), config), fresh, None))
                 }
                 Start::Checkpoint(dir) => {
                     let (_, stored) = peft::read(&dir, model)?;
@@ -392,8 +393,51 @@ fn starting_point(
     }
 }
 
-/// An adapter to start from must be what `[lora]` describes.
+/// The adapter that the settings describe, and what its `adapter_config.json` will say.
+fn fresh_adapter(decoder: &Decoder, settings: &Settings) -> Result<(Adapter, Box<PeftConfig>)> {
+    let model = decoder.config();
+    let (base, revision) = (settings.base.as_str(), settings.revision.as_deref());
+    if settings.train.weights == Trainable::Prefix {
+        let prefix =
+            settings.prefix.as_ref().context("a soft prompt is to be trained, but [prefix] is missing")?;
+        let config = PeftConfig::PromptTuning(PeftPrompt::new(prefix.length, model, base, revision));
+        return Ok((Adapter::Prefix(Prefix::new(prefix, decoder, settings.seed)?), Box::new(config)));
+    }
+    let config = PeftConfig::Lora(PeftLora::new(&settings.lora, model, base, revision));
+    let lora = Lora::new(&settings.lora, model, settings.seed, decoder.device())?;
+    Ok((Adapter::Lora(lora), Box::new(config)))
+}
+
+/// A file of an adapter need not say the dropout that it goes on with.
+fn with_dropout_of(settings: &Adapter, given: Adapter) -> Adapter {
+    match (settings, given) {
+        (Adapter::Lora(lora), Adapter::Lora(given)) => Adapter::Lora(Lora { dropout: lora.dropout, ..given }),
+        (_, given) => given,
+    }
+}
+
+/// An adapter to start from must be what `[lora]` or `[prefix]` describes.
 fn same_shape(expected: &Adapter, given: &Adapter) -> Result<()> {
+    match (expected, given) {
+        (Adapter::Lora(expected), Adapter::Lora(given)) => same_lora(expected, given),
+        (Adapter::Prefix(expected), Adapter::Prefix(given)) => {
+            let (length, wanted) = (given.embeddings.dim(0)?, expected.embeddings.dim(0)?);
+            ensure!(
+                length == wanted,
+                "the soft prompt to start from is {length} long, prefix.length is {wanted}"
+            );
+            Ok(())
+        }
+        (Adapter::Lora(_), Adapter::Prefix(_)) => {
+            bail!("what to start from is a soft prompt: [prefix] goes on with it")
+        }
+        (Adapter::Prefix(_), Adapter::Lora(_)) => {
+            bail!("what to start from is a LoRA adapter: [lora] goes on with it")
+        }
+    }
+}
+
+fn same_lora(expected: &Lora, given: &Lora) -> Result<()> {
     let missing = expected.modules.keys().find(|path| !given.modules.contains_key(*path));
     let extra = given.modules.keys().find(|path| !expected.modules.contains_key(*path));
     if let Some(path) = missing {

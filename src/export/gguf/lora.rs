@@ -16,7 +16,7 @@ use super::file::{self, TensorInfo};
 use super::{check_base, encode, origin};
 use crate::files;
 use crate::model::gguf::layout;
-use crate::model::lora::{self, Adapter};
+use crate::model::lora::{self, Lora};
 
 /// The file of an adapter.
 pub const ADAPTER_FILE: &str = "adapter.gguf";
@@ -28,7 +28,7 @@ pub const ADAPTER_FILE: &str = "adapter.gguf";
 /// meant.
 pub fn export(subject: &Subject, out: &Path) -> Result<Exported> {
     check_base(subject.model)?;
-    let adapter = &subject.adapted()?.adapter;
+    let adapter = subject.lora()?;
     let alpha = alpha(adapter)?;
     let mut infos = Vec::new();
     let mut tensors: Vec<Tensor> = Vec::new();
@@ -84,7 +84,7 @@ pub fn export(subject: &Subject, out: &Path) -> Result<Exported> {
 }
 
 /// The alpha that is right for the first linear with an effect. llama.cpp takes 0 to mean a scale of 1.
-fn alpha(adapter: &Adapter) -> Result<f64> {
+fn alpha(adapter: &Lora) -> Result<f64> {
     match adapter.modules.values().find(|module| module.scale != 0.0) {
         // As the file holds it, so that what goes into B makes up for the rounding.
         Some(module) => Ok(f64::from((module.scale * module.a.dim(0)? as f64) as f32)),
