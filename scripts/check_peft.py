@@ -94,10 +94,10 @@ def main():
     with torch.no_grad():
         for i, sequence in enumerate(ids):
             batch = torch.tensor([sequence])
-            want = model(input_ids=batch).logits[0]
+            want = model(input_ids=batch).logits[0][-len(sequence):]  # behind a soft prompt, those of tokens
             if adapted:
                 with model.disable_adapter():
-                    moved = max(moved, (model(input_ids=batch).logits[0] - want).abs().max().item())
+                    moved = max(moved, (model(input_ids=batch).logits[0][-len(sequence):] - want).abs().max().item())
             mine = got[str(i)]
             if not check(mine.shape == want.shape and mine.dtype == torch.float32,
                          f"sequence {i}: {tuple(mine.shape)} {str(mine.dtype).removeprefix('torch.')}, "

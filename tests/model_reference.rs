@@ -168,7 +168,8 @@ fn logits_agree() {
             check_logits(&reference, "logits", tolerances(dtype).0, name);
             let reference = reference.with_adapter();
             check_logits(&reference, "adapter_logits", tolerances(dtype).0, name);
-            check_logits(&reference.with_prompt(), "prompt_logits", tolerances(dtype).0, name);
+            // Angles, whose frequencies are rounded to f32, grow with the position, and the prompt moves the logits far.
+            check_logits(&reference.with_prompt(), "prompt_logits", 2.0 * tolerances(dtype).0, name);
         }
     }
 }
@@ -182,9 +183,6 @@ fn check_logits(reference: &Reference, key: &str, tolerance: f64, name: &str) {
         let ours = logits.narrow(0, b[0] as usize, (b[1] - b[0]) as usize).unwrap();
         let want = &reference.tensors[&format!("{key}_{i}")];
         let difference = max_difference(&ours, want);
-        // The reference is stored in f32, whose steps grow with the logits.
-        let largest = to_f64(want).into_iter().fold(0.0, |m: f64, l| m.max(l.abs()));
-        let tolerance = tolerance * (largest / 8.0).max(1.0);
         assert!(difference < tolerance, "{name} {key}_{i}: {difference:e}");
     }
 }

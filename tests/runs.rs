@@ -702,6 +702,46 @@ fn ragged(vocabulary: usize) -> Vec<Sequence> {
     sequences
 }
 
+/// One step of every config that ships, on the base that ships: nothing in it is refused, and there is something to learn.
+#[test]
+fn every_shipped_config_trains() {
+    let place = Place::new();
+    let base = repository("data/base");
+    let mut configs = Vec::new();
+    for folder in ["configs", "configs/papers"] {
+        for entry in std::fs::read_dir(repository(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            // Without an exact teacher, on text that a script makes, and on a model that a script makes.
+            let apart = ["reference", "shop", "base"].contains(&name.as_str());
+            if path.extension().is_some_and(|e| e == "toml") && !apart {
+                configs.push((name, path));
+            }
+        }
+    }
+    assert!(configs.len() >= 15, "{configs:?}");
+    for (name, path) in configs {
+        let steps = match std::fs::read_to_string(&path).unwrap().contains("epochs =") {
+            true => ["train.epochs=1", "train.batch_size=99"],
+            false => ["train.max_steps=1", "train.batch_size=1"],
+        };
+        let (path, base) = (path.display().to_string(), format!("model.source={}", base.display()));
+        let run = format!("run.name={name}");
+        let mut words = vec!["train", &path];
+        for set in [&run, &base, "teacher.users=6", "teacher.episodes_per_user=1", steps[0], steps[1]] {
+            words.extend(["--set", set]);
+        }
+        let mut command = place.command_of(&words);
+        // Declared worlds are named from here.
+        command
+            .args(["--set", &format!("run.dir={}", place.path("runs").display())])
+            .current_dir(repository("."));
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(place.path(&format!("runs/{name}/metrics.jsonl")).is_file(), "{name}");
+    }
+}
+
 #[test]
 fn micro_batches_change_nothing() {
     let reference = repository("tests/data/reference/llama");

@@ -13,7 +13,9 @@ use super::{Done, note, print, print_json, train};
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::error::usage;
 use crate::files;
-use crate::teacher::{self, Kind, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary, WorldName};
+use crate::teacher::{
+    self, Domain, Kind, SplitConfig, TEACHER_FILE, TeacherConfig, TeacherSummary, WorldName,
+};
 
 /// The folder of a teacher's episodes within a run.
 pub(super) const FOLDER: &str = "episodes";
@@ -65,8 +67,11 @@ pub(super) fn command(config: &Path, out: Option<PathBuf>, set: &[String]) -> Re
 /// The run's episodes: those that are there, if they are of the same inputs, else newly drawn ones.
 pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
     let teacher = config.teacher()?;
-    let world = teacher.build_world()?;
-    if teacher.kind == Kind::Bayes && !world.has_exact_teacher() {
+    let domain = teacher.build()?;
+    if let Domain::Grid(world) = &domain
+        && teacher.kind == Kind::Bayes
+        && !world.has_exact_teacher()
+    {
         return Err(usage(format!(
             "there is nothing to train on: no exact teacher exists for the {} world, whose episodes are for measuring a \
              model that was trained on another world (`bayesteach teach`, then `eval`)",

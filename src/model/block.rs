@@ -336,6 +336,32 @@ impl Block {
         run: &Run,
         config: &ModelConfig,
     ) -> Result<(Tensor, Trace)> {
+        let (branch, trace) = self.trace(layer, x, at, run, config, true)?;
+        Ok((rows::add(&trace.h, &some(branch)?)?, trace))
+    }
+
+    /// What the backward reads, computed again. The output is not, nor its last product where nothing else needs that.
+    pub(super) fn forward_again(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        at: At,
+        run: &Run,
+        config: &ModelConfig,
+    ) -> Result<Trace> {
+        Ok(self.trace(layer, x, at, run, config, false)?.1)
+    }
+
+    /// What the MLP adds to the block's output, if it is wanted, and what the backward reads.
+    fn trace(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        at: At,
+        run: &Run,
+        config: &ModelConfig,
+        wanted: bool,
+    ) -> Result<(Option<Tensor>, Trace)> {
         let angles = &run.angles[self.kind.rope];
         let normed_x = self.input_norm.forward(x, config)?;
         let (mut q, mut k, mut v);
@@ -379,23 +405,29 @@ impl Block {
         let h = rows::add(&at.gather(x)?, &branch)?;
 
         let normed_h = self.mlp_norm.forward(&h, config)?;
+        let computed = wanted || self.mlp_post_norm.is_some();
         let (branch, mlp) = match &self.mlp {
             Mlp::Dense(mlp) => {
                 let [gate, up] = forward([&mlp.gate, &mlp.up], &normed_h, run, at)?;
-                let activated = glu::forward(&gate, &up, config.activation)?;
-                let [branch] = forward([&mlp.down], &activated, run, at)?;
+                let mut branch = None;
+                if computed {
+                    let activated = glu::forward(&gate, &up, config.activation)?;
+                    let [down] = forward([&mlp.down], &activated, run, at)?;
+                    branch = Some(down);
+                }
                 (branch, MlpTrace::Dense { gate, up })
             }
-            Mlp::Experts(experts) => {
+            Mlp::Experts(experts) if computed => {
                 let (branch, chosen) = experts.forward(&normed_h, run, at)?;
-                (branch, MlpTrace::Experts(chosen))
+                (Some(branch), MlpTrace::Experts(chosen))
             }
+            Mlp::Experts(experts) => (None, MlpTrace::Experts(experts.choose(&normed_h, run, at)?)),
         };
         let (branch, mlp_branch) = match &self.mlp_post_norm {
-            Some(norm) => (norm.forward(&branch, config)?, Some(branch)),
+            Some(norm) if wanted => (Some(norm.forward(&some(branch.clone())?, config)?), branch),
+            Some(_) => (None, branch),
             None => (branch, None),
         };
-        let y = rows::add(&h, &branch)?;
         let x = x.clone();
         let trace = Trace {
             x,
@@ -412,7 +444,7 @@ impl Block {
             mlp,
             mlp_branch,
         };
-        Ok((y, trace))
+        Ok((branch, trace))
     }
 
     /// Adds the block's gradients to `grads`, given the output's (M, hidden) at the rows `at`; returns the

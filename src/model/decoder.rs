@@ -501,7 +501,9 @@ impl Decoder {
             let trace = match kept {
                 Kept::Trace(trace) => trace,
                 Kept::KeysValues(..) => anyhow::bail!("a backward without a forward that kept its inputs"),
-                Kept::Input(x) => Box::new(block.forward(i, &x, self.rows(run, i), run, &self.config)?.1),
+                Kept::Input(x) => {
+                    Box::new(block.forward_again(i, &x, self.rows(run, i), run, &self.config)?)
+                }
             };
             // Below the first block are only embeddings, which LoRA does not train.
             let want_dx = i > 0 || grads.wants_base() || grads.wants_prefix();

@@ -146,7 +146,7 @@ impl Experts {
     }
 
     /// Each token's experts: those of the largest probabilities, the first of equals.
-    fn choose(&self, x: &Tensor, run: &Run, at: At) -> Result<Chosen> {
+    pub(super) fn choose(&self, x: &Tensor, run: &Run, at: At) -> Result<Chosen> {
         let Rule { experts, per_token, normalise } = self.rule;
         let [logits] = forward([&self.router], x, run, at)?; // (M, experts)
         let logits: Vec<f64> = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;

@@ -8,6 +8,8 @@ use anyhow::{Result, bail, ensure};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
 use rayon::prelude::*;
 
+use super::dots::Dots;
+
 /// f32 or f64, with elementary functions that compile to vector code inside [`vectorised`].
 pub(crate) trait Real: WithDType {
     /// e^x, within 2 units in the last place; 0 far below, infinity far above.
@@ -22,10 +24,19 @@ pub(crate) trait Real: WithDType {
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The smallest value.
     const NEG_INFINITY: Self;
+    /// Whether there is [`Real::dots`].
+    const HAS_DOTS: bool = false;
+    /// Products with few columns, in vector registers.
+    fn dots(_: Dots<'_, Self>) {}
 }
 
 impl Real for f32 {
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
+    const HAS_DOTS: bool = true;
+
+    fn dots(dots: Dots<'_, f32>) {
+        dots.compute();
+    }
 
     // exp(x) = 2^n exp(r), |r| <= ln 2 / 2, with the Taylor series of exp(r) to the 7th power, whose
     // remainder is below 2^-26 there; ln 2 is split in two so that r is exact. Casts of floats to
@@ -382,7 +393,7 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
-    fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.rows == 0
             || self.cols == 0
             || (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride < self.data.len()
@@ -413,13 +424,13 @@ fn matmul_in_parts<T: Real>(
     accumulate: bool,
 ) {
     let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
+    // The few rows go first: gemm fills its registers with columns.
+    let (lhs, rhs, turned) = if n < m { (rhs.t(), lhs.t(), true) } else { (lhs, rhs, false) };
     let part = |first: usize| {
         let depth = DEPTH.min(k - first);
         let lhs = Mat { data: &lhs.data[first * lhs.col_stride..], cols: depth, ..lhs };
         let rhs = Mat { data: &rhs.data[first * rhs.row_stride..], rows: depth, ..rhs };
-        let mut product = vec![T::zero(); m * n];
-        matmul(&mut product, n, lhs, rhs, scale, false, Threads::One);
-        product
+        product(lhs, rhs, scale, Threads::One)
     };
     let firsts: Vec<usize> = (0..k).step_by(DEPTH).collect();
     let parts: Vec<Vec<T>> = firsts.into_par_iter().map(part).collect();
@@ -429,9 +440,38 @@ fn matmul_in_parts<T: Real>(
             row.fill(T::zero());
         }
         for part in &parts {
-            row.iter_mut().zip(&part[i * n..][..n]).for_each(|(sum, &x)| *sum += x);
+            if turned {
+                row.iter_mut().zip(part[i..].iter().step_by(m)).for_each(|(sum, &x)| *sum += x);
+            } else {
+                row.iter_mut().zip(&part[i * n..][..n]).for_each(|(sum, &x)| *sum += x);
+            }
         }
     }
+}
+
+/// `scale * lhs * rhs` (rows of lhs, columns of rhs). What is not zeroed first spares a pass over it.
+pub(crate) fn product<T: Real>(lhs: Mat<'_, T>, rhs: Mat<'_, T>, scale: T, threads: Threads) -> Vec<T> {
+    let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
+    if m * n == 0 || k == 0 || is_narrow(threads, m, n, k) {
+        let mut out = vec![T::zero(); m * n];
+        matmul(&mut out, n.max(1), lhs, rhs, scale, false, threads);
+        return out;
+    }
+    assert!(k == rhs.rows && lhs.fits() && rhs.fits(), "matrix views that do not fit");
+    let mut out = Vec::with_capacity(m * n);
+    #[expect(
+        unsafe_code,
+        reason = "gemm writes all m * n elements, and reads none where it does not accumulate"
+    )]
+    unsafe {
+        multiply(out.as_mut_ptr(), n, lhs, rhs, scale, false, threads);
+        out.set_len(m * n);
+    }
+    out
+}
+
+fn is_narrow(threads: Threads, m: usize, n: usize, k: usize) -> bool {
+    threads == Threads::All && m.min(n) <= NARROW && k >= 2 * DEPTH
 }
 
 /// `out = scale * lhs * rhs`, or `out += …` with `accumulate`; `out` is row-major with `out_stride`.
@@ -450,20 +490,37 @@ pub(crate) fn matmul<T: Real>(
         return;
     }
     assert!((m - 1) * out_stride + n <= out.len(), "the output of a matrix product is too small");
-    if threads == Threads::All && m.min(n) <= NARROW && k >= 2 * DEPTH {
+    if is_narrow(threads, m, n, k) {
         return matmul_in_parts(out, out_stride, lhs, rhs, scale, accumulate);
     }
+    #[expect(unsafe_code, reason = "the asserts above keep every access in bounds")]
+    unsafe {
+        multiply(out.as_mut_ptr(), out_stride, lhs, rhs, scale, accumulate, threads);
+    }
+}
+
+/// # Safety
+/// `lhs` and `rhs` fit, and `out` has room for as many rows, `out_stride` apart; it is read only to accumulate.
+#[expect(unsafe_code, reason = "gemm takes pointers")]
+unsafe fn multiply<T: Real>(
+    out: *mut T,
+    out_stride: usize,
+    lhs: Mat<'_, T>,
+    rhs: Mat<'_, T>,
+    scale: T,
+    accumulate: bool,
+    threads: Threads,
+) {
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::All => gemm::Parallelism::Rayon(rayon::current_num_threads()),
     };
-    #[expect(unsafe_code, reason = "gemm takes pointers; the asserts above keep every access in bounds")]
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
+            lhs.rows,
+            rhs.cols,
+            lhs.cols,
+            out,
             1,
             out_stride as isize,
             accumulate,

@@ -5,11 +5,12 @@
 //! The rank-r products go through (N, r), never through (out, in), and x̂ Aᵀ is computed again instead
 //! of being kept.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 
 use super::cpu::{self, Mat, Real, Threads};
 use super::dispatch;
+use super::dots::{dots, dots_into};
 
 /// An adapter on a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -201,18 +202,17 @@ impl<'a> Stack<'a> {
     /// x̂ Aᵀ of every adapter (N, R).
     fn low<T: Real>(&self, x: &Tensor) -> Result<Vec<T>> {
         let (n, d_in) = x.dims2()?;
-        let mut low = vec![T::zero(); n * self.columns];
         if self.same_input {
             let (input, a) = (cpu::view::<T>(x)?, self.a::<T>(d_in)?);
             let (xs, a) = (Mat::new(&input, n, d_in), Mat::new(&a, self.columns, d_in));
-            cpu::matmul(&mut low, self.columns, xs, a.t(), T::one(), false, Threads::All);
-            return Ok(low);
+            return Ok(dots(xs, a, T::one()));
         }
+        let mut low = vec![T::zero(); n * self.columns];
         for &(lora, first) in self.iter() {
             let dropped = dropped_input(x, Some(lora))?;
             let (input, a) = (cpu::view::<T>(&dropped)?, cpu::view::<T>(lora.a)?);
             let (xs, a) = (Mat::new(&input, n, d_in), Mat::new(&a, lora.a.dim(0)?, d_in));
-            cpu::matmul(columns(&mut low, first), self.columns, xs, a.t(), T::one(), false, Threads::All);
+            dots_into(columns(&mut low, first), self.columns, xs, a, T::one());
         }
         Ok(low)
     }
@@ -237,13 +237,16 @@ fn forward_cpu<T: Real>(x: &Tensor, layers: &[Layer]) -> Result<Vec<Tensor>> {
     let mut outputs = Vec::with_capacity(layers.len());
     for (layer, adapter) in layers.iter().zip(&stack.adapters) {
         let d_out = layer.weight.dim(0)?;
-        let mut y = match layer.bias {
-            Some(bias) => cpu::view::<T>(bias)?.repeat(n),
-            None => vec![T::zero(); n * d_out],
-        };
         let w = cpu::view::<T>(layer.weight)?;
         let (xs, ws) = (Mat::new(&input, n, d_in), Mat::new(&w, d_out, d_in));
-        cpu::matmul(&mut y, d_out, xs, ws.t(), T::one(), layer.bias.is_some(), Threads::All);
+        let mut y = match layer.bias {
+            Some(bias) => {
+                let mut y = cpu::view::<T>(bias)?.repeat(n);
+                cpu::matmul(&mut y, d_out, xs, ws.t(), T::one(), true, Threads::All);
+                y
+            }
+            None => cpu::product(xs, ws.t(), T::one(), Threads::All),
+        };
         if let &Some((lora, first)) = adapter {
             let r = lora.a.dim(0)?;
             let b = cpu::view::<T>(lora.b)?;
@@ -275,11 +278,11 @@ fn backward_cpu<T: Real>(
         let (d_out, r) = lora.b.dims2()?;
         let (output_grad, b) = (cpu::view::<T>(dy)?, cpu::view::<T>(lora.b)?);
         let (dys, scale) = (Mat::new(&output_grad, n, d_out), T::from_f64(lora.scale));
+        let turned = transposed(&b, d_out, r); // (r, out)
         let to = columns(&mut low_grad, first);
-        cpu::matmul(to, stack.columns, dys, Mat::new(&b, d_out, r), scale, false, Threads::All);
-        let mut db = vec![T::zero(); d_out * r];
+        dots_into(to, stack.columns, dys, Mat::new(&turned, r, d_out), scale);
         let low = columns_of(&low, n, r, first, stack.columns);
-        cpu::matmul(&mut db, r, dys.t(), low, scale, false, Threads::All);
+        let db = cpu::product(dys.t(), low, scale, Threads::All);
         b_grads.push(Some(cpu::tensor(db, (d_out, r))?));
     }
     drop(low);
@@ -288,11 +291,12 @@ fn backward_cpu<T: Real>(
     if let Some(dx) = dx {
         match dx {
             Some(sum) => {
-                cpu::update::<T>(sum, |sum| input_grad_cpu(sum, true, x, layers, &stack, &low_grad))?;
+                cpu::update::<T>(sum, |sum| input_grad_cpu(sum, x, layers, &stack, &low_grad))?;
             }
             None => {
-                let mut sum = vec![T::zero(); n * d_in];
-                input_grad_cpu(&mut sum, false, x, layers, &stack, &low_grad)?;
+                let Some(((layer, dy), rest)) = layers.split_first() else { bail!("no layers") };
+                let mut sum = through_weight(layer, dy, d_in)?;
+                input_grad_cpu(&mut sum, x, rest, &stack, &low_grad)?;
                 *dx = Some(cpu::tensor(sum, (n, d_in))?);
             }
         }
@@ -301,15 +305,17 @@ fn backward_cpu<T: Real>(
     Ok(pairs.map(|(a, b)| a.zip(b).map(|(a, b)| LoraGrads { a, b })).collect())
 }
 
+fn transposed<T: Real>(matrix: &[T], rows: usize, cols: usize) -> Vec<T> {
+    (0..rows * cols).map(|i| matrix[i % rows * cols + i / rows]).collect()
+}
+
 /// dA = low_gradᵀ x̂ (r, in) of every adapter.
 fn a_grads_cpu<T: Real>(x: &Tensor, stack: &Stack, low_grad: &[T]) -> Result<Vec<Option<Tensor>>> {
     let (n, d_in) = x.dims2()?;
     let product = |input: &Tensor, r: usize, first: usize| -> Result<Vec<T>> {
         let input = cpu::view::<T>(input)?;
-        let mut da = vec![T::zero(); r * d_in];
         let low_grad = columns_of(low_grad, n, r, first, stack.columns);
-        cpu::matmul(&mut da, d_in, low_grad.t(), Mat::new(&input, n, d_in), T::one(), false, Threads::All);
-        Ok(da)
+        Ok(cpu::product(low_grad.t(), Mat::new(&input, n, d_in), T::one(), Threads::All))
     };
     let together = if stack.same_input { product(x, stack.columns, 0)? } else { Vec::new() };
     let one = |adapter: &Option<(Lora, usize)>| -> Result<Option<Tensor>> {
@@ -324,21 +330,28 @@ fn a_grads_cpu<T: Real>(x: &Tensor, stack: &Stack, low_grad: &[T]) -> Result<Vec
     stack.adapters.iter().map(one).collect()
 }
 
-/// Σ dy W + low_grad A (under the adapter's dropout) into `dx` (N, in), or added to it.
+/// dy W (N, in)
+fn through_weight<T: Real>(layer: &Layer, dy: &Tensor, d_in: usize) -> Result<Vec<T>> {
+    let (n, d_out) = dy.dims2()?;
+    let (w, output_grad) = (cpu::view::<T>(layer.weight)?, cpu::view::<T>(dy)?);
+    let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
+    Ok(cpu::product(dys, ws, T::one(), Threads::All))
+}
+
+/// Adds Σ dy W of `layers`, and low_grad A (under the adapter's dropout) of all in the stack, to `dx` (N, in).
 fn input_grad_cpu<T: Real>(
     dx: &mut [T],
-    accumulate: bool,
     x: &Tensor,
     layers: &[(Layer, &Tensor)],
     stack: &Stack,
     low_grad: &[T],
 ) -> Result<()> {
     let (n, d_in) = x.dims2()?;
-    for (i, (layer, dy)) in layers.iter().enumerate() {
+    for (layer, dy) in layers {
         let d_out = layer.weight.dim(0)?;
         let (w, output_grad) = (cpu::view::<T>(layer.weight)?, cpu::view::<T>(dy)?);
         let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
-        cpu::matmul(dx, d_in, dys, ws, T::one(), accumulate || i > 0, Threads::All);
+        cpu::matmul(dx, d_in, dys, ws, T::one(), true, Threads::All);
     }
     if stack.same_input {
         let a = stack.a::<T>(d_in)?;
@@ -354,8 +367,7 @@ fn input_grad_cpu<T: Real>(
             cpu::matmul(dx, d_in, low_grad, Mat::new(&a, r, d_in), T::one(), true, Threads::All);
             continue;
         };
-        let mut through = vec![T::zero(); n * d_in];
-        cpu::matmul(&mut through, d_in, low_grad, Mat::new(&a, r, d_in), T::one(), false, Threads::All);
+        let through = cpu::product(low_grad, Mat::new(&a, r, d_in), T::one(), Threads::All);
         let mask = cpu::view::<T>(mask)?;
         let (mask, through) = (&*mask, &through[..]);
         cpu::for_rows(
@@ -407,8 +419,6 @@ fn backward_tensors(
 fn weight_grad_cpu<T: Real>(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let ((n, d_in), (_, d_out)) = (x.dims2()?, dy.dims2()?);
     let (input, output_grad) = (cpu::view::<T>(x)?, cpu::view::<T>(dy)?);
-    let mut dw = vec![T::zero(); d_out * d_in];
     let (xs, dys) = (Mat::new(&input, n, d_in), Mat::new(&output_grad, n, d_out));
-    cpu::matmul(&mut dw, d_in, dys.t(), xs, T::one(), false, Threads::All);
-    cpu::tensor(dw, (d_out, d_in))
+    cpu::tensor(cpu::product(dys.t(), xs, T::one(), Threads::All), (d_out, d_in))
 }

@@ -17,6 +17,7 @@ pub mod attention;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dots;
 pub mod dropout;
 pub mod glu;
 pub mod kl;
