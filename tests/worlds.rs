@@ -48,18 +48,20 @@ fn hotels_curve_as_published() {
 }
 
 /// After five noisy observations: how often the highest expected reward is at what the user likes best. The first
-/// number is the reference's, one simulation of 300 users, the standard deviation of which is .01; the second is from
-/// a plain simulation in Python of fifty times as many (50 × 100 held-out option sets).
+/// number is the reference's (teaching.md, A.11), one simulation of 300 users, the standard deviation of which is .01;
+/// the second is from a plain simulation in Python of many thousand users with option sets of their own (standard
+/// errors of .0005 to .0011). All users of a seed here share 100 held-out sets, so that a seed has a standard deviation of
+/// .005 and the mean of six one of .002, four of which are allowed.
 #[test]
 fn noisy_users_cost_a_mistaken_teacher_more() {
     use ChoiceRule::{Lapse, Softmax};
     let cases = [
-        (Lapse(0.1), SupposedRule::Deterministic, 0.748, 0.745),
-        (Lapse(0.1), SupposedRule::Matched, 0.757, 0.7614),
-        (Lapse(0.3), SupposedRule::Deterministic, 0.621, 0.6342),
-        (Lapse(0.3), SupposedRule::Matched, 0.662, 0.673),
-        (Softmax(5.0), SupposedRule::Deterministic, 0.686, 0.6882),
-        (Softmax(5.0), SupposedRule::Matched, 0.729, 0.7253),
+        (Lapse(0.1), SupposedRule::Deterministic, 0.748, 0.7453),
+        (Lapse(0.1), SupposedRule::Matched, 0.757, 0.7598),
+        (Lapse(0.3), SupposedRule::Deterministic, 0.621, 0.6337),
+        (Lapse(0.3), SupposedRule::Matched, 0.662, 0.6736),
+        (Softmax(5.0), SupposedRule::Deterministic, 0.686, 0.6884),
+        (Softmax(5.0), SupposedRule::Matched, 0.729, 0.7274),
     ];
     for (choice, teacher_likelihood, reference, simulated) in cases {
         let mut config = TeacherConfig { episodes_per_user: 1, ..TeacherConfig::new(WorldName::Flights) };
@@ -71,7 +73,7 @@ fn noisy_users_cost_a_mistaken_teacher_more() {
         let accuracy = mean(&|s| s.held_out.as_ref().unwrap().by_observations[5].accuracy_expected_reward);
         println!("{what}: {accuracy:.4}");
         assert_near(&what, accuracy, reference, 0.02);
-        assert_near(&what, accuracy, simulated, 0.012);
+        assert_near(&what, accuracy, simulated, 0.008);
 
         // A mistaken teacher meets answers that it holds impossible; one that knows of the noise never does.
         let ignored = mean(&|s| s.ignored_answers as f64 / 3120.0);
@@ -146,6 +148,30 @@ fn the_built_in_worlds_can_be_declared() {
                     assert_near(file, *a, *b, 1e-12);
                 }
             }
+        }
+    }
+}
+
+/// The same users and choices in other words: every number is that of the flights as published, and no sentence is.
+#[test]
+fn paraphrased_flights_are_the_same_in_other_words() {
+    let with = |world: WorldName| {
+        episodes(&TeacherConfig { users: Some(40), episodes_per_user: 1, ..TeacherConfig::new(world) }, 4)
+    };
+    let (ours, theirs) =
+        (with(WorldName::Flights), with(declared("configs/worlds/flights-paraphrased.toml")));
+    assert_eq!((ours.len(), theirs.len()), (40, 40));
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours.user, theirs.user);
+        for (ours, theirs) in ours.messages.iter().zip(&theirs.messages) {
+            let sentences: Vec<&str> = theirs.content.split(['.', '\n']).map(str::trim).collect();
+            let same =
+                ours.content.split(['.', '\n']).map(str::trim).find(|s| s.len() > 3 && sentences.contains(s));
+            assert_eq!(same, None);
+        }
+        for ((ours, _), (theirs, _)) in ours.answers().zip(theirs.answers()) {
+            assert_eq!((ours.said, ours.truth), (theirs.said, theirs.truth));
+            ours.probs.iter().zip(&theirs.probs).for_each(|(a, b)| assert_near("probability", *a, *b, 1e-12));
         }
     }
 }
@@ -449,8 +475,40 @@ fn mistakes_in_a_declared_world_are_placed() {
         let place = format!("wrong.toml:{}:", line_of(&apartments, right));
         assert!(message.contains(&place), "{message:?} is not at {place}");
     }
-    let silent = apartments.replace("({{ option.label }}) {{ option.size }}", "A flat").replace(" on {{ option.street }}, {{ option.rent }} a month, {{ option.commute }} from work, {{ option.balcony }}", "");
-    assert!(message(&silent).contains("says nothing of option A"), "{}", message(&silent));
+    // What leaves nothing to be learnt: feedback that does not tell the truth, questions that read alike, options that do.
+    let feedback = &triage[triage.find("feedback = ").unwrap()..triage.find("[questionnaire]").unwrap()];
+    let thanks = triage.replacen(feedback, "feedback = \"Thanks. {{ question }}\"\n\n", 1);
+    let text = message(&thanks);
+    let place = format!("wrong.toml:{}:", line_of(&thanks, "feedback = "));
+    assert!(text.contains(&place) && text.contains("reads alike for") && text.contains("`truth`"), "{text}");
+    let alike = "[text]\nopening = \"{{ question }}\"\nfeedback = \"{{ truth }} {{ question }}\"\n\
+                 question = \"Question {{ place }}.\"\n[questionnaire]\noptions = [\"a\", \"b\"]\n[[factors]]\nname = \"f\"\n\
+                 values = [\"x\", \"y\"]\n";
+    let asked = |text: &str, x: &str| {
+        format!("[[questions]]\ntext = \"{text}\"\ntable = {{ x = {x}, y = [0.5, 0.5] }}\n")
+    };
+    let alike =
+        format!("format_version = 1\n{alike}{}{}", asked("One?", "[0.9, 0.1]"), asked("Two?", "[0.2, 0.8]"));
+    let text = message(&alike);
+    assert!(text.contains(&format!("wrong.toml:{}:", line_of(&alike, "question = "))), "{text}");
+    assert!(text.contains("gives questions 1 and 2 the same text") && text.contains("`text`"), "{text}");
+    let twice = alike.replace("question = \"Question {{ place }}.\"\n", "").replace("Two?", "One?");
+    let text = message(&twice);
+    assert!(
+        text.contains(&format!(
+            "wrong.toml:{}:",
+            line_of(&twice, "[[questions]]\ntext = \"One?\"\ntable = { x = [0.2")
+        )),
+        "{text}"
+    );
+    assert!(text.contains("question 2 reads like question 1, \"One?\""), "{text}");
+    // The same question twice is none.
+    std::fs::write(&path, twice.replace("[0.2, 0.8]", "[0.9, 0.1]")).unwrap();
+    TeacherConfig::new(WorldName::Declared(path.clone())).validate().unwrap();
+    let silent = apartments.replacen(" on {{ option.street }}", "", 1);
+    let text = message(&silent);
+    assert!(text.contains(&format!("wrong.toml:{}:", line_of(&silent, "question = "))), "{text}");
+    assert!(text.contains("leaves out the street of option A"), "{text}");
     assert!(
         message(&(apartments.clone() + "\n[[hypotheses]]\nname = \"a\"\nweights = { rent = 1.0 }"))
             .contains("has its weights there")
@@ -941,7 +999,7 @@ fn bayesteach(dir: &Path, arguments: &str) -> (Option<i32>, String) {
 #[test]
 fn every_world_from_the_command_line() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for config in ["hotels", "triage", "apartments", "trait-flights", "shop"] {
+    for config in ["hotels", "triage", "apartments", "trait-flights", "shop", "flights-paraphrased"] {
         let out = tempfile::tempdir().unwrap();
         let out = out.path().display();
         let (code, text) =

@@ -210,11 +210,20 @@ impl ChoiceWorld {
             context! { place => slot(0), options => options }
         })
         .map_err(|message| TextMistake { key: "question", message })?;
-        if let Some(i) = (0..labels.len())
-            .find(|i| (0..attributes.len()).all(|a| question.count(1 + i * attributes.len() + a) == 0))
-        {
-            let message = format!("the template says nothing of option {}", labels[i]);
-            return Err(TextMistake { key: "question", message });
+        // Options that differ in what somebody cares about must not read alike.
+        for (i, label) in labels.iter().enumerate() {
+            let missing = |a: &usize| {
+                let matters = parts.weights.column(*a).iter().any(|weight| *weight != 0.0);
+                matters && question.count(1 + i * attributes.len() + a) == 0
+            };
+            if let Some(a) = (0..attributes.len()).find(missing) {
+                let message = format!(
+                    "the template leaves out the {} of option {label}, which users care about: options that differ in it \
+                     alone would read alike",
+                    attributes[a].name
+                );
+                return Err(TextMistake { key: "question", message });
+            }
         }
         Ok(ChoiceWorld {
             texts: Texts::new(parts.text, std::iter::once(&labels))?,

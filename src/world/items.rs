@@ -1,6 +1,7 @@
 //! Worlds of items: a fixed list of questions, each with its own options and its own likelihood of every option
 //! under every hypothesis. The personality questionnaire is one of them; a declared world may be another.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minijinja::context;
@@ -119,6 +120,24 @@ impl ItemWorld {
             attributes: parts.attributes,
             texts,
         })
+    }
+
+    /// The first two items that read alike although other answers are to be expected to them: nobody could tell which is
+    /// asked.
+    pub(super) fn confusable(&self) -> Option<(usize, usize)> {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for (i, item) in self.items.iter().enumerate() {
+            // As at one place.
+            let first = *seen.entry(item.text.fill(|_| "1")).or_insert(i);
+            let other = &self.items[first];
+            let is_same = item.factor == other.factor
+                && item.labels == other.labels
+                && item.likelihood == other.likelihood;
+            if !is_same {
+                return Some((first, i));
+            }
+        }
+        None
     }
 
     pub(super) fn name(&self) -> &str {

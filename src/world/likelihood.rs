@@ -3,7 +3,7 @@
 use crate::rng::Stream;
 
 /// A table of hypotheses × options.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Likelihood {
     /// Each hypothesis picks one option for certain.
     Choice {

@@ -12,7 +12,7 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
 /// What a template has been made into: text with slots.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Template(Vec<Piece>);
 
 #[derive(Clone, Debug, PartialEq)]
@@ -234,6 +234,7 @@ impl Texts {
                     of_pairs.push(template);
                 }
             }
+            check_tells_truth(labels, &of_pairs).map_err(mistake("feedback"))?;
             feedback.insert(Arc::clone(labels), of_pairs);
         }
         Ok(Texts { opening, reply, feedback })
@@ -252,6 +253,23 @@ impl Texts {
     pub(super) fn feedback(&self, labels: &Arc<[String]>, said: usize, truth: usize, next: &str) -> String {
         self.feedback[labels][said * labels.len() + truth].fill(|_| next)
     }
+}
+
+/// Whoever reads the feedback must know what is true, or there is nothing to be learnt from it: the same words for two
+/// truths are a mistake. `of_pairs` has a template for each pair of what was said and what is true.
+fn check_tells_truth(labels: &[String], of_pairs: &[Template]) -> Result<(), String> {
+    for (said, by_truth) in labels.iter().zip(of_pairs.chunks(labels.len())) {
+        for (i, template) in by_truth.iter().enumerate() {
+            if let Some(j) = by_truth[..i].iter().position(|earlier| earlier == template) {
+                return Err(format!(
+                    "the template does not tell the truth: where {said:?} was said, it reads alike for {:?} and {:?}; it has \
+                     to insert `truth`, or tell in another way",
+                    labels[j], labels[i]
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -308,5 +326,13 @@ mod tests {
         assert_eq!(key(texts("{{ question }}", "{{ label }} {{ label }}", "{{ question }}")), "reply");
         assert_eq!(key(texts("{{ question }}", "{{ label }}", "{{ truth }}")), "feedback");
         assert_eq!(key(texts("{{ question }}", "{{ label }}", "{{ lie }}{{ question }}")), "feedback");
+        assert_eq!(key(texts("{{ question }}", "{{ label }}", "Thanks. {{ question }}")), "feedback");
+        // Of two options, whether it was right tells as much.
+        let right = "{% if said == truth %}Right.{% else %}Wrong.{% endif %} {{ question }}";
+        texts("{{ question }}", "{{ label }}", right).unwrap();
+        let three: Arc<[String]> = ["a", "b", "c"].map(String::from).into();
+        let templates = TextTemplates { opening: "{{ question }}", reply: "{{ label }}", feedback: right };
+        let wrong = Texts::new(templates, std::iter::once(&three)).unwrap_err();
+        assert!(wrong.message.contains("reads alike for \"b\" and \"c\""), "{}", wrong.message);
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
         return mistake(rounds, message);
     }
     let attributes = attributes(&respects, &joint);
-    ItemWorld::new(ItemWorldParts {
+    let world = ItemWorld::new(ItemWorldParts {
         name,
         rounds,
         population: file.population.as_ref().map(|population| *population.get_ref()),
@@ -123,7 +123,35 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
         question: file.text.question.as_ref().map_or("{{ text }}", |question| question.get_ref()),
         text: templates(&file.text),
     })
-    .map_err(|wrong| place_text_mistake(&file.text, wrong))
+    .map_err(|wrong| place_text_mistake(&file.text, wrong))?;
+    check_texts(file, &world)?;
+    Ok(world)
+}
+
+/// Questions that expect other answers read differently.
+fn check_texts(file: &WorldFile, world: &ItemWorld) -> Result<(), Mistake> {
+    let Some((first, second)) = world.confusable() else { return Ok(()) };
+    let text = |i: usize| &file.questions[i].get_ref().text;
+    match &file.text.question {
+        Some(template) if text(first) != text(second) => mistake(
+            template,
+            format!(
+                "text.question: the template gives questions {} and {} the same text, so that nobody can tell which is \
+                 asked; it has to insert `text`",
+                first + 1,
+                second + 1
+            ),
+        ),
+        _ => mistake(
+            &file.questions[second],
+            format!(
+                "question {} reads like question {}, {:?}, but expects other answers: nobody can tell which is asked",
+                second + 1,
+                first + 1,
+                text(first)
+            ),
+        ),
+    }
 }
 
 fn factors(file: &WorldFile) -> Result<(Vec<Respect>, Vec<Factor>), Mistake> {
