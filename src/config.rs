@@ -3,6 +3,7 @@
 //! Every key has one default, in the struct that owns it; `configs/reference.toml` lists them all. An unknown key
 //! is an error that names the nearest known one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -207,6 +208,24 @@ impl RunConfig {
     /// As [`RunConfig::load`].
     pub fn eval_settings(settings: &[String]) -> Result<EvalConfig> {
         Ok(Self::parse("[run]\nname = \"eval\"", "eval", settings)?.eval)
+    }
+
+    /// The keys of `[eval]` that a config file, if there is one, and settings on top of it give themselves.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn eval_keys(path: Option<&Path>, settings: &[String]) -> Result<BTreeSet<String>> {
+        let mut table = Table::new();
+        if let Some(path) = path {
+            let at = path.display();
+            let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {at}: {e}")))?;
+            table = toml::from_str(&text).map_err(|e| usage(format!("{at}: {e}")))?;
+        }
+        for setting in settings {
+            apply(&mut table, setting)?;
+        }
+        let eval = table.get("eval").and_then(Value::as_table);
+        Ok(eval.map(|eval| eval.keys().cloned().collect()).unwrap_or_default())
     }
 
     /// The resolved config of a run that has been started.

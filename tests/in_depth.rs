@@ -240,7 +240,7 @@ fn known_reasoners_are_found() {
         let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
             .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
             .collect();
-        let found = fit_reasoner(&world, &explained).unwrap();
+        let found = fit_reasoner(&world, None, &explained).unwrap();
         assert_eq!((found.answers, found.users), (25 * 30, 25));
         let weights = (found.evidence_weight.unwrap(), found.prior_weight.unwrap());
         for (fitted, expected) in [
@@ -254,6 +254,34 @@ fn known_reasoners_are_found() {
         }
         assert!(found.kl.value < 1e-6 && found.lapse.is_none());
         assert_eq!(found.kl_exact.value > 1e-3, (discount, weight, temperature) != (1.0, 1.0, 1.0));
+    }
+}
+
+/// The exact teacher of users that change is the reasoner with nothing amiss that knows of it, and not the one that does not.
+#[test]
+fn a_reasoner_knows_that_users_change() {
+    for to in ["prior", "neighbour"] {
+        let (config, world) = teacher(&format!(
+            "world = \"personality\"\nrounds = 30\n[personality]\norder = \"interleaved\"\n[drift]\nhazard = 0.2\nto = \"{to}\""
+        ));
+        let replayer = Replayer::new(&config, &world, 7);
+        let taught = episodes(&config, &world, 12);
+        let replays: Vec<_> = taught.iter().map(|episode| replayer.replay(episode).unwrap()).collect();
+        let own = |(answer, _): (&Answer, usize)| {
+            let logs: Vec<f64> = answer.probs.iter().map(|p| p.ln()).collect();
+            Prediction::new(&logs, &answer.probs, answer.truth, 0).unwrap()
+        };
+        let predicted: Vec<Vec<Prediction>> = taught.iter().map(|e| e.answers().map(own).collect()).collect();
+        let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
+            .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
+            .collect();
+        let found = fit_reasoner(&world, replayer.expected_change(), &explained).unwrap();
+        assert!(found.kl_exact.value.abs() < 1e-9, "{to}: {found:?}");
+        for fitted in [found.discount, found.evidence_weight.unwrap(), found.temperature] {
+            assert!((fitted.value - 1.0).abs() < 1e-3, "{to}: {found:?}");
+        }
+        let unaware = fit_reasoner(&world, None, &explained).unwrap();
+        assert!(unaware.kl_exact.value > 1e-3 && unaware.discount.value < 0.9, "{to}: {unaware:?}");
     }
 }
 
@@ -282,7 +310,7 @@ fn a_known_lapse_is_found() {
     let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
         .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
         .collect();
-    let found = fit_reasoner(&world, &explained).unwrap();
+    let found = fit_reasoner(&world, None, &explained).unwrap();
     assert!(found.evidence_weight.is_none());
     assert!((found.lapse.unwrap().value - 0.2).abs() < 1e-3, "{found:?}");
     assert!((found.discount.value - 1.0).abs() < 1e-3 && (found.temperature.value - 1.0).abs() < 1e-3);
@@ -314,7 +342,7 @@ fn intervals_hold_what_is_true() {
         let explained: Vec<Explained> = (replays.iter().zip(&predicted).enumerate())
             .map(|(user, (replay, predictions))| Explained { user, replay, predictions })
             .collect();
-        let found = fit_reasoner(&world, &explained).unwrap();
+        let found = fit_reasoner(&world, None, &explained).unwrap();
         for (i, (fitted, truth)) in
             [(found.discount, 0.6), (found.evidence_weight.unwrap(), 1.0)].into_iter().enumerate()
         {
@@ -446,4 +474,135 @@ fn transfer_is_a_table_of_models_and_worlds() {
     }
     place.fails("transfer c.toml c.toml --model base", 2, &["two worlds are called \"a\""]);
     place.fails("transfer missing.toml --model base", 2, &["cannot read missing.toml"]);
+}
+
+/// Held-out sets, beliefs and the rest as `eval` measures them on the same episodes; and teaching only what is measured
+/// changes nothing.
+#[test]
+fn transfer_looks_into_episodes_as_eval_does() {
+    let place = Place::new();
+    let world = "[run]\nname = \"f\"\nseed = 3\n[teacher]\nworld = \"flights\"\nrounds = 2\nusers = 20\n\
+                 episodes_per_user = 2\n[teacher.flights]\nfeatures = [\"duration\", \"price\"]\n\
+                 [eval]\nheld_out_sets = 7\nprobes = 1\nin_depth = 3\n";
+    place.write("f.toml", world);
+    let told = place.ok("transfer f.toml --model base --episodes 0 --out t.json");
+    for part in
+        ["held-out sets after the last round", "answers to held-out option sets", "beliefs stated on copies"]
+    {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    place.ok("teach f.toml --out f");
+    place.ok("eval --model base --episodes f/test.jsonl --config f.toml --out e.json");
+    let (ours, theirs) = (place.json("t.json"), place.json("e.json"));
+    let cell = &ours["rows"][0]["cells"][0]["measures"];
+    assert_eq!(cell["answers"], theirs["baseline"]["answers"]);
+    for (part, answers) in [("held_out", 3 * 3 * 7), ("probe", 0)] {
+        let (a, b) = (&cell[part], &theirs["baseline"][part]);
+        assert!(a.is_object() && b.is_object(), "{part}: {cell}");
+        assert!(answers == 0 || a["answers"] == answers, "{a}");
+        let kl = |m: &serde_json::Value| {
+            m.get("kl").or_else(|| m["reports"].get("kl")).and_then(serde_json::Value::as_f64).unwrap()
+        };
+        assert!((kl(a) - kl(b)).abs() < 1e-9, "{part}: {} is not {}", kl(a), kl(b));
+    }
+    assert_eq!(
+        ours["worlds"][0]["teacher"]["held_out"]["accuracy"],
+        theirs["teacher"]["held_out"]["accuracy"]
+    );
+}
+
+/// What cannot be measured is left out, is told, and takes nothing else with it.
+#[test]
+fn transfer_keeps_what_it_measured() {
+    let place = Place::new();
+    let world = "[run]\nname = \"f\"\n[teacher]\nworld = \"flights\"\nrounds = 2\nusers = 10\nepisodes_per_user = 1\n\
+                 [eval]\nheld_out_sets = 0\nreasoner = false\n";
+    place.write("f.toml", world);
+    let two = |policy: &str| {
+        format!("transfer f.toml f.toml::teacher.rounds=60{policy} --model base --episodes 2 --out t.json")
+    };
+    let done = place.run(&two("::tokens.on_too_long=drop"));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("cannot be measured on") && done.stderr.contains("nothing is left"),
+        "{}",
+        done.stderr
+    );
+    let cells = &place.json("t.json")["rows"][0]["cells"];
+    assert!(cells[0]["measures"]["accuracy"].is_number() && cells[0].get("not_measured").is_none());
+    assert!(cells[1].get("measures").is_none() && cells[1]["not_measured"].is_string(), "{cells}");
+    // By default it is an error, which comes after the table and the file.
+    std::fs::remove_file(place.path("t.json")).unwrap();
+    let done = place.run(&two(""));
+    assert_ne!(done.code, Some(0));
+    assert!(done.stdout.contains("| baseline"), "{}", done.stdout);
+    assert!(done.stderr.contains("tokens.on_too_long=drop"), "{}", done.stderr);
+    assert!(place.json("t.json")["rows"][0]["cells"][0]["measures"]["accuracy"].is_number());
+}
+
+/// The shop has no exact teacher: what stands in for it is no yardstick, in `transfer` and in `eval`.
+#[test]
+fn no_teacher_is_made_up_for_the_shop() {
+    let place = Place::new();
+    let shop = "[run]\nname = \"s\"\n[teacher]\nworld = \"shop\"\nrounds = 2\nusers = 6\nepisodes_per_user = 1\n\
+                [split]\ntrain = 0.0\nvalidation = 0.0\ntest = 1.0\n";
+    place.write("s.toml", shop);
+    place.ok("teach s.toml --out s");
+    let told = place.ok("eval --model base --episodes s/test.jsonl --out e.json");
+    assert!(!told.contains("| teacher"), "{told}");
+    let eval = place.json("e.json");
+    place.ok("transfer s.toml --model base --episodes 0 --out t.json");
+    let transfer = place.json("t.json");
+    assert!(transfer["worlds"][0].get("teacher").is_none(), "{transfer}");
+    for measures in [&eval["baseline"], &transfer["rows"][0]["cells"][0]["measures"]] {
+        for key in ["kl", "excess_log_loss", "agreement", "entropy_error"] {
+            assert!(
+                measures.get(key).is_none() && measures["by_observations"][0].get(key).is_none(),
+                "{key}"
+            );
+        }
+        assert!(measures["accuracy"].is_number() && measures["option_mass"].is_number());
+    }
+    for key in ["accuracy", "entropy", "top_probability"] {
+        assert!(eval["teacher"].get(key).is_none(), "{key}");
+    }
+    // Where the oracle teaches, there is a teacher.
+    place.ok("teach s.toml --out o --set teacher.kind=oracle");
+    place.ok("eval --model base --episodes o/test.jsonl --out o.json");
+    assert!(place.json("o.json")["baseline"]["kl"].is_number());
+}
+
+/// Keys that mean nothing where they are asked for are named, and a wrong config is found out before anything is loaded.
+#[test]
+fn what_is_not_measured_is_told() {
+    let place = Place::new();
+    place.write(
+        "k.toml",
+        "[run]\nname = \"k\"\n[teacher]\nworld = \"coins\"\nrounds = 4\nusers = 10\nepisodes_per_user = 1\n",
+    );
+    place.ok("teach k.toml --out k");
+    let asked = "--set eval.probes=1 --set eval.interactive=true --set eval.sensitivity=4 --set eval.held_out_sets=9 \
+                 --set eval.reasoner=true";
+    let note = |words: &str| {
+        let done = place.run(words);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        done.stderr.lines().find(|line| line.contains("not measured")).map(str::to_owned)
+    };
+    let told = note(&format!("eval --model base --episodes k/test.jsonl {asked}")).unwrap();
+    for key in ["held_out_sets", "probes", "interactive", "sensitivity", "reasoner"] {
+        assert!(told.contains(&format!("eval.{key}")), "{told}");
+    }
+    assert!(told.contains("coins"), "{told}");
+    // What merely is the default is nobody's wish.
+    assert_eq!(note("eval --model base --episodes k/test.jsonl"), None);
+    place.ok("teach c.toml --out c");
+    let told = note(&format!("eval --model base --episodes c/test.jsonl {asked}")).unwrap();
+    assert!(told.contains("eval.sensitivity") && told.contains("eval.held_out_sets"), "{told}");
+    assert!(!told.contains("eval.probes") && !told.contains("eval.reasoner"), "{told}");
+    std::fs::remove_file(place.path("c/inputs.json")).unwrap();
+    let told = note("eval --model base --episodes c/test.jsonl --set eval.sensitivity=3").unwrap();
+    assert!(told.contains("nothing says who taught"), "{told}");
+
+    let words = "eval --model nowhere --episodes c/test.jsonl --config c.toml --set run.seed=9";
+    place.fails(words, 2, &["is not what this config and its seed teach"]);
 }

@@ -1,10 +1,12 @@
 //! Looking into the episodes that were measured: held-out option sets, stated beliefs, interactive dialogues. Shared by
-//! `eval` and `run`.
+//! `eval`, `run` and `transfer`.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use comfy_table::Cell;
 
-use super::eval::{Measured, TOKENS_AT_ONCE, TestSet};
+use super::eval::{Measured, TOKENS_AT_ONCE, TestSet, measure};
 use super::progress::Progress;
 use super::table::{self, Column};
 use super::teach::{self, Origin};
@@ -18,7 +20,8 @@ use crate::metrics::{
     Prediction, Replies, Sensitivity, SensitivityAt, summarise, summarise_teacher,
 };
 use crate::model::decoder::Decoder;
-use crate::teacher::{Domain, Explained, Replayer, fit_reasoner};
+use crate::rng;
+use crate::teacher::{Domain, Explained, Kind, Replayer, fit_reasoner};
 use crate::tokens::{Line, Pipeline};
 use crate::world::World;
 
@@ -26,9 +29,13 @@ use crate::world::World;
 pub(super) struct Depth {
     pub eval: EvalConfig,
     pub origin: Option<Origin>,
+    /// The keys of `[eval]` that the user gave, who is told where they mean nothing.
+    asked: BTreeSet<String>,
     /// Whether the user says who taught, so that anything else is a mistake; what merely lies beside the episodes may be
     /// of another version, or of a world whose file has moved.
     insists: bool,
+    /// The world that the episodes are of, once they have been seen to be.
+    world: Option<World>,
 }
 
 /// A model and the episodes that it is measured on.
@@ -41,25 +48,115 @@ pub(super) struct Subject<'a> {
 impl Depth {
     /// As the command line says, and what lies beside the episodes.
     pub(super) fn of(measured: &Measured) -> Result<Self> {
-        let beside = teach::origin(&measured.episodes)?;
-        let Some(path) = &measured.config else {
-            let eval = RunConfig::eval_settings(&measured.set)?;
-            return Ok(Self { eval, origin: beside, insists: false });
-        };
-        let config = RunConfig::load(path, &measured.set)?;
-        let seed = config.run.seed;
-        let own = config.teacher.map(|teacher| Origin { teacher, seed });
-        let insists = own.is_some();
-        Ok(Self { eval: config.eval, origin: own.or(beside), insists })
+        let asked = RunConfig::eval_keys(measured.config.as_deref(), &measured.set)?;
+        match &measured.config {
+            Some(path) => Self::of_run(&RunConfig::load(path, &measured.set)?, &measured.episodes, asked),
+            None => {
+                let origin = teach::origin(&measured.episodes)?;
+                let eval = RunConfig::eval_settings(&measured.set)?;
+                Ok(Self { eval, origin, asked, insists: false, world: None })
+            }
+        }
     }
 
-    /// As a run's config says.
-    pub(super) fn of_run(config: &RunConfig, episodes: &std::path::Path) -> Result<Self> {
-        let seed = config.run.seed;
-        let own = config.teacher.clone().map(|teacher| Origin { teacher, seed });
-        let insists = own.is_some();
-        let origin = if insists { own } else { teach::origin(episodes)? };
-        Ok(Self { eval: config.eval.clone(), origin, insists })
+    /// As a run's config says, or what lies beside the episodes where it names no teacher.
+    pub(super) fn of_run(
+        config: &RunConfig,
+        episodes: &std::path::Path,
+        asked: BTreeSet<String>,
+    ) -> Result<Self> {
+        match Self::of_teacher(config, asked.clone()) {
+            Some(depth) => Ok(depth),
+            None => {
+                let origin = teach::origin(episodes)?;
+                Ok(Self { eval: config.eval.clone(), origin, asked, insists: false, world: None })
+            }
+        }
+    }
+
+    /// As a config with a teacher says; none where it has none.
+    pub(super) fn of_teacher(config: &RunConfig, asked: BTreeSet<String>) -> Option<Self> {
+        let teacher = config.teacher.clone()?;
+        let origin = Some(Origin { teacher, seed: config.run.seed });
+        Some(Self { eval: config.eval.clone(), origin, asked, insists: true, world: None })
+    }
+
+    /// Makes sure that the first of the episodes is what its teacher teaches, before anything is measured; and says what
+    /// was asked for and means nothing here.
+    pub(super) fn prepare(&mut self, lines: &[Line]) -> Result<()> {
+        if let Some(kind) =
+            self.origin.as_ref().map(|origin| origin.teacher.kind).filter(|k| *k != Kind::Bayes)
+        {
+            let oracle = matches!(kind, Kind::Oracle | Kind::NoisyOracle);
+            let why = if oracle { ", who knows what the user will answer (so its entropy is 0)" } else { "" };
+            note(&format!(
+                "what is measured against the teacher is measured against {:?}{why}, not against exact inference; for that \
+                 use the episodes of the same config with teacher.kind = \"bayes\"",
+                kind.name()
+            ));
+        }
+        let why = match self.world_of(lines) {
+            Ok(Ok(world)) => {
+                self.tell(&|key| obstacle(key, &world).map(String::from));
+                self.world = Some(world);
+                return Ok(());
+            }
+            Ok(Err(why)) => why,
+            Err(error) if self.insists => return Err(error),
+            Err(error) => {
+                let why = format!("{error:#}");
+                if !KEYS.iter().any(|key| self.is_asked(key)) {
+                    note(&format!("the dialogues alone are measured: {why}"));
+                }
+                why
+            }
+        };
+        self.tell(&|_| Some(why.clone()));
+        Ok(())
+    }
+
+    /// Whether the user asks for what a key of `[eval]` measures.
+    fn is_asked(&self, key: &str) -> bool {
+        let eval = &self.eval;
+        let is_wanted = match key {
+            "held_out_sets" => eval.held_out_sets > 0,
+            "probes" => eval.probes > 0,
+            "interactive" => eval.interactive,
+            "sensitivity" => eval.sensitivity > 0,
+            "reasoner" => eval.reasoner,
+            _ => false,
+        };
+        is_wanted && self.asked.contains(key)
+    }
+
+    /// Names in one note the keys that were asked for and that something stands against.
+    fn tell(&self, obstacle: &dyn Fn(&str) -> Option<String>) {
+        let mut by_reason: Vec<(String, Vec<String>)> = Vec::new();
+        for key in KEYS.into_iter().filter(|key| self.is_asked(key)) {
+            let Some(why) = obstacle(key) else { continue };
+            let key = format!("eval.{key}");
+            match by_reason.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, keys)) => keys.push(key),
+                None => by_reason.push((why, vec![key])),
+            }
+        }
+        if !by_reason.is_empty() {
+            let told = by_reason.iter().map(|(why, keys)| format!("{}: {why}", keys.join(", ")));
+            note(&format!("not measured: {}", told.collect::<Vec<_>>().join("; ")));
+        }
+    }
+
+    /// Measures a model on all answers, and looks into episodes; with the predictions of all answers.
+    pub(super) fn measure(
+        &self,
+        title: &'static str,
+        model: Model,
+        subject: &Subject,
+    ) -> Result<(EvalFile, Vec<Prediction>)> {
+        let predictions = measure(title, subject.decoder, &subject.test.sequences)?;
+        let mut file = subject.test.measured(model, &predictions)?;
+        self.look_into(&mut file, model, subject, &predictions)?;
+        Ok((if subject.test.has_teacher() { file } else { file.without_teacher() }, predictions))
     }
 
     /// What the results are a function of, beside model and episodes.
@@ -70,7 +167,7 @@ impl Depth {
     }
 
     /// Adds to a model's measures what the episodes show when looked into; `predictions` are those of all their answers.
-    pub(super) fn look_into(
+    fn look_into(
         &self,
         file: &mut EvalFile,
         model: Model,
@@ -81,26 +178,9 @@ impl Depth {
             let replies = self.generate(subject, predictions)?;
             set(file, model, |measures| measures.replies = replies.map(Box::new));
         }
-        let Some(origin) = &self.origin else {
-            if self.eval.probes > 0 || self.eval.interactive {
-                note(
-                    "the dialogues alone are measured: nothing says who taught the episodes (eval --config CONFIG does, or \
-                     inputs.json beside them)",
-                );
-            }
-            return Ok(());
-        };
+        let (Some(origin), Some(world)) = (&self.origin, &self.world) else { return Ok(()) };
         let (indices, chosen) = self.chosen(subject.test);
-        let world = match self.world(origin, &chosen) {
-            Ok(Some(world)) => world,
-            Ok(None) => return Ok(()),
-            Err(error) if self.insists => return Err(error),
-            Err(error) => {
-                note(&format!("the dialogues alone are measured: {error:#}"));
-                return Ok(());
-            }
-        };
-        let replayer = Replayer::new(&origin.teacher, &world, origin.seed);
+        let replayer = Replayer::new(&origin.teacher, world, origin.seed);
         let looking = Looking {
             config: &self.eval,
             decoder: subject.decoder,
@@ -108,8 +188,8 @@ impl Depth {
             replayer: &replayer,
             tokens_at_once: TOKENS_AT_ONCE,
         };
-        let asks_sets = self.eval.held_out_sets > 0 && !replayer.held_out_sets(0, 1).is_empty();
-        if asks_sets || (self.eval.probes > 0 && !world.attributes().is_empty()) {
+        let asks_sets = self.eval.held_out_sets > 0 && obstacle("held_out_sets", world).is_none();
+        if asks_sets || (self.eval.probes > 0 && obstacle("probes", world).is_none()) {
             let progress = Progress::new("look into", 0, chosen.len() as u64);
             let found = look_into(looking, &chosen, &|done| progress.at(done as u64, "episodes"))?;
             progress.finish();
@@ -125,8 +205,7 @@ impl Depth {
             let interactive = Some(Box::new(Interactive::new(&own, &as_taught)?));
             set(file, model, |measures| measures.interactive = interactive);
         }
-        if self.eval.sensitivity > 0 && !replayer.held_out_sets(0, 1).is_empty() && world.has_exact_teacher()
-        {
+        if self.eval.sensitivity > 0 && obstacle("sensitivity", world).is_none() {
             let progress = Progress::new("informativity", 0, chosen.len() as u64);
             let learnt = learnt_from_sets(looking, &chosen, &|done| progress.at(done as u64, "episodes"))?;
             progress.finish();
@@ -137,21 +216,42 @@ impl Depth {
                 set(file, model, |measures| measures.sensitivity = sensitivity);
             }
         }
-        if self.eval.reasoner && world.has_exact_teacher() {
+        if self.eval.reasoner && obstacle("reasoner", world).is_none() {
             let reasoner = explain(&replayer, subject.test, predictions)?;
             set(file, model, |measures| measures.reasoner = reasoner.map(Box::new));
         }
         Ok(())
     }
 
-    /// The world that the episodes are of, if its users are a grid and the first of them is what its teacher teaches.
-    fn world(&self, origin: &Origin, chosen: &[Chosen]) -> Result<Option<World>> {
-        let Domain::Grid(world) = origin.teacher.build()? else { return Ok(None) };
+    /// The world that the episodes are of, if the first of them is what its teacher teaches; or why they cannot be looked
+    /// into.
+    fn world_of(&self, lines: &[Line]) -> Result<Result<World, String>> {
+        let Some(origin) = &self.origin else {
+            return Ok(Err(
+                "nothing says who taught the episodes (eval --config CONFIG does, or inputs.json beside \
+                           them)"
+                    .into(),
+            ));
+        };
+        let world = match origin.teacher.build()? {
+            Domain::Grid(world) => world,
+            Domain::Process(process) => {
+                return Ok(Err(format!(
+                    "the users of the {} world are drawn, not listed, so its dialogues are measured as they are",
+                    process.name()
+                )));
+            }
+        };
         origin.teacher.validate()?;
-        if let Some(first) = chosen.first() {
-            Replayer::new(&origin.teacher, &world, origin.seed).replay(first.episode)?;
-        }
-        Ok(Some(world))
+        let first = lines.iter().find_map(|line| match line {
+            Line::Episode(episode) => Some(episode),
+            Line::Tokenised(_) => None,
+        });
+        let Some(first) = first else {
+            return Ok(Err("the episodes are tokens without their dialogues".into()));
+        };
+        Replayer::new(&origin.teacher, &world, origin.seed).replay(first)?;
+        Ok(Ok(world))
     }
 
     /// Replies written out by the model.
@@ -183,6 +283,26 @@ impl Depth {
             Line::Tokenised(_) => None,
         };
         self.eval.choose_in_depth(test.sequences.len()).into_iter().filter_map(one).unzip()
+    }
+}
+
+/// The keys of `[eval]` that need to know who taught.
+const KEYS: [&str; 5] = ["held_out_sets", "probes", "interactive", "sensitivity", "reasoner"];
+
+/// Why what a key of `[eval]` measures cannot be measured in a world; none where it can.
+fn obstacle(key: &str, world: &World) -> Option<&'static str> {
+    let sets = || !world.option_sets(1, 1, &mut rng::stream(0, "eval/obstacle", 0)).is_empty();
+    match key {
+        "held_out_sets" | "sensitivity" if !sets() => {
+            Some("this world has no option sets to be drawn freely")
+        }
+        "sensitivity" | "reasoner" if !world.has_exact_teacher() => {
+            Some("no exact teacher exists for this world")
+        }
+        "probes" if world.attributes().is_empty() => {
+            Some("users of this world have no levels to be asked for")
+        }
+        _ => None,
     }
 }
 
@@ -220,7 +340,10 @@ fn explain(
             predictions: &predictions[ranges[*i].clone()],
         })
         .collect();
-    if explained.is_empty() { Ok(None) } else { fit_reasoner(replayer.world(), &explained).map(Some) }
+    if explained.is_empty() {
+        return Ok(None);
+    }
+    fit_reasoner(replayer.world(), replayer.expected_change(), &explained).map(Some)
 }
 
 fn add_found(file: &mut EvalFile, model: Model, found: &InDepth) -> Result<()> {
@@ -243,6 +366,14 @@ fn add_found(file: &mut EvalFile, model: Model, found: &InDepth) -> Result<()> {
         file.teacher.probe = Some(Box::new(BeliefProbe::new(&teachers, &found.teacher_acted)?));
     }
     Ok(())
+}
+
+/// Whether there is anything that [`print_tables`] prints.
+pub(super) fn has_tables(columns: &[Column]) -> bool {
+    columns.iter().any(|Column { measures: m, .. }| {
+        let parts = [m.held_out.is_some(), m.probe.is_some(), m.interactive.is_some(), m.reasoner.is_some()];
+        parts.contains(&true) || m.sensitivity.is_some() || m.replies.is_some()
+    })
 }
 
 /// Prints what episodes showed when looked into.

@@ -18,6 +18,7 @@ use crate::hub::Files;
 use crate::metrics::{EvalFile, Model, PredictedEpisode, Prediction};
 use crate::model::decoder::Decoder;
 use crate::tokens::{EncodedSet, Line, Pipeline, Sequence, TokensConfig, read_lines};
+use crate::world::World;
 
 /// Tokens that go through the model at a time while measuring.
 pub(super) const TOKENS_AT_ONCE: usize = 8192;
@@ -50,9 +51,10 @@ pub(super) fn command(
     for out in [&outputs.measures, &outputs.predictions].into_iter().flatten() {
         files::check_writable(out)?;
     }
-    let depth = Depth::of(measured)?;
-    let source = Source::find(&model.source, None, Files::All, context)?;
+    let mut depth = Depth::of(measured)?;
     let lines = read_lines(&measured.episodes)?;
+    depth.prepare(&lines)?;
+    let source = Source::find(&model.source, None, Files::All, context)?;
     let tokens = match adapter {
         Some(dir) => tokens_of(&adapter_folder(dir))?,
         None => TokensConfig::default(),
@@ -62,14 +64,8 @@ pub(super) fn command(
     let (device, dtype) = compute.open("auto", "auto")?;
     let decoder = source.load_adapted(adapter, dtype, storage(&compute.quantization)?, &device)?;
     let which = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
-    let predictions = measure("eval", &decoder, &test.sequences)?;
-    let mut file = test.measured(which, &predictions)?;
-    depth.look_into(
-        &mut file,
-        which,
-        &Subject { decoder: &decoder, pipeline: &pipeline, test: &test },
-        &predictions,
-    )?;
+    let subject = Subject { decoder: &decoder, pipeline: &pipeline, test: &test };
+    let (file, predictions) = depth.measure("eval", which, &subject)?;
     match manner().json {
         true => print_json(&file)?,
         false => print_tables(&file),
@@ -88,7 +84,8 @@ pub(super) fn command(
 pub(super) fn columns(file: &EvalFile) -> Vec<Column<'_>> {
     let models = [("baseline", file.baseline.as_ref()), ("fine-tuned", file.fine_tuned.as_ref())];
     let measured = models.into_iter().filter_map(|(title, m)| m.map(|measures| Column { title, measures }));
-    measured.chain([Column { title: "teacher", measures: &file.teacher }]).collect()
+    let teacher = file.has_teacher().then_some(Column { title: "teacher", measures: &file.teacher });
+    measured.chain(teacher).collect()
 }
 
 /// Prints the tables.
@@ -165,6 +162,19 @@ impl TestSet {
             first += answers(sequence);
         }
         ranges
+    }
+
+    /// Whether a teacher stands behind the distributions: the shop has none, and gives every option the same
+    /// probability where no other kind of teacher was asked for.
+    pub(super) fn has_teacher(&self) -> bool {
+        let is_guess = |line: &Line| match line {
+            Line::Episode(episode) if episode.world == World::SHOP => {
+                let even = |p: &[f64]| p.iter().all(|q| (q * p.len() as f64 - 1.0).abs() < 1e-9);
+                episode.answers().all(|(answer, _)| even(answer.predictive()))
+            }
+            _ => false,
+        };
+        !self.lines.iter().all(is_guess)
     }
 
     /// The option labels, if all answers but reports of beliefs have the same ones.

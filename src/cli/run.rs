@@ -1,12 +1,12 @@
 //! `bayesteach run`: all stages of a config. A stage whose output is there for the same inputs is skipped.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::depth::{Depth, Subject};
-use super::eval::{TestSet, measure, print_tables, write_predicted};
+use super::eval::{TestSet, print_tables, write_predicted};
 use super::output::manner;
 use super::train::{self, Job, Options};
 use super::{Context, Done, note, print, print_json, program, report, warn};
@@ -26,6 +26,7 @@ pub(super) fn run(
     set: &[String],
     context: &Context,
 ) -> Result<Done> {
+    let asked = RunConfig::eval_keys(Some(config), set)?;
     let config = RunConfig::load(config, set)?;
     if config.train.weights == Trainable::All {
         return Err(usage("run is for adapters: for train.weights = \"all\" use train, then eval"));
@@ -35,7 +36,7 @@ pub(super) fn run(
     let finished = is_finished(&config)?;
     let options = Options { resume: (resume || finished).then_some(None), extend, ..Options::default() };
     let mut job = Job::prepare(config, &options, context)?;
-    let test = test_set(&job)?;
+    let test = test_set(&job, asked)?;
 
     let previous = Measured::read(&job.config.run_dir());
     let inputs = inputs(&job, &test);
@@ -119,7 +120,7 @@ struct Base {
 }
 
 /// The episodes that training never sees: the test file's, or the validation file's where there are none.
-fn test_set(job: &Job) -> Result<(TestSet, Depth)> {
+fn test_set(job: &Job, asked: BTreeSet<String>) -> Result<(TestSet, Depth)> {
     let (train, validation, test) = train::episode_files(&job.config);
     let has_lines = |file: &PathBuf| train::file_has_lines(file).unwrap_or(true);
     let Some(file) = test.filter(has_lines).or(validation).filter(has_lines) else {
@@ -131,7 +132,9 @@ fn test_set(job: &Job) -> Result<(TestSet, Depth)> {
     if job.config.data.is_some() {
         tell_overlap(&read_lines(&train)?, &lines);
     }
-    Ok((TestSet::encode(&job.pipeline, lines, &file)?, Depth::of_run(&job.config, &file)?))
+    let mut depth = Depth::of_run(&job.config, &file, asked)?;
+    depth.prepare(&lines)?;
+    Ok((TestSet::encode(&job.pipeline, lines, &file)?, depth))
 }
 
 /// Says how many episodes to measure on are of users that were trained on. A teacher's own split is checked anyway.
@@ -197,11 +200,10 @@ fn measure_model(
         Model::Baseline => "baseline",
         Model::FineTuned => "measure",
     };
-    let predictions = measure(title, &job.decoder, &test.sequences)?;
     let chosen = job.config.eval.choose_examples(test.sequences.len());
-    let mut file = EvalFile { inputs: Some(inputs.into()), ..test.measured(model, &predictions)? };
     let subject = Subject { decoder: &job.decoder, pipeline: &job.pipeline, test };
-    depth.look_into(&mut file, model, &subject, &predictions)?;
+    let (file, predictions) = depth.measure(title, model, &subject)?;
+    let file = EvalFile { inputs: Some(inputs.into()), ..file };
     Ok(Measured { file, examples: test.predicted(&chosen, model, &predictions) })
 }
 

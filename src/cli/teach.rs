@@ -89,17 +89,6 @@ pub(super) fn ensure(config: &RunConfig) -> Result<TeacherSummary> {
     teach(config, &dir)
 }
 
-/// Where a config's episodes are: the run's own folder, if they are there and of the same inputs, else newly drawn in
-/// `other`.
-pub(super) fn folder(config: &RunConfig, other: &Path) -> Result<PathBuf> {
-    let dir = config.run_dir().join(FOLDER);
-    if is_there(&inputs(config)?, &dir) {
-        return Ok(dir);
-    }
-    teach(config, other)?;
-    Ok(other.to_path_buf())
-}
-
 /// What the episodes of a file were drawn from: the teacher and the seed, as they stand beside them; none where nothing
 /// does.
 pub(super) fn origin(episodes: &Path) -> Result<Option<Origin>> {

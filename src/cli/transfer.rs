@@ -8,17 +8,19 @@ use clap::Args;
 use comfy_table::Cell;
 use serde::Serialize;
 
-use super::eval::{TestSet, measure};
+use super::depth::{self, Depth, Subject};
+use super::eval::TestSet;
 use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, run_of, tokens_of};
-use super::table;
-use super::train::file_has_lines;
-use super::{Context, Done, note, print, teach, warn};
+use super::table::{self, Column};
+use super::{Context, Done, note, print, warn};
 use crate::config::{RunConfig, storage};
 use crate::error::usage;
 use crate::files;
 use crate::hub::Files;
-use crate::metrics::{Measure, Measures, Model};
-use crate::tokens::{Line, TokensConfig, read_lines};
+use crate::metrics::{Estimate, Measure, Measures, Model};
+use crate::model::decoder::Decoder;
+use crate::teacher;
+use crate::tokens::{Line, Pipeline, Policy, TokensConfig, read_lines};
 
 #[derive(Args)]
 pub(super) struct TransferArgs {
@@ -57,11 +59,15 @@ struct WorldOf {
     config: String,
     world: String,
     episodes: usize,
-    /// The teacher's own measures.
+    /// The teacher's own measures, where there is a teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     teacher: Option<Measures>,
     #[serde(skip)]
     lines: Vec<Line>,
+    #[serde(skip)]
+    depth: Depth,
+    #[serde(skip)]
+    on_too_long: Policy,
 }
 
 /// The model without an adapter, or with one.
@@ -78,7 +84,12 @@ struct Measured {
     world: String,
     /// Episodes of users that the adapter was trained on, in a world of that name.
     episodes_of_trained_users: usize,
-    measures: Measures,
+    /// None where the episodes cannot be measured with this model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measures: Option<Measures>,
+    /// Why they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_measured: Option<String>,
 }
 
 pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
@@ -94,29 +105,60 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
         worlds.push(world);
     }
     let source = Source::find(&args.model.source, None, Files::All, context)?;
+    let mut rows = Vec::new();
+    let ended = measure_all(args, &source, &mut worlds, &mut rows);
+    // Whatever ended it, what was measured is worth its time.
+    if rows.iter().any(|row| row.cells.iter().any(|cell| cell.measures.is_some())) {
+        print_tables(&worlds, &rows);
+        if let Some(out) = &args.out {
+            let model = source.snapshot.name.clone();
+            files::write_json(out, &TransferFile { format_version: 1, model, worlds, rows })?;
+        }
+    }
+    ended?;
+    Ok(Done::Finished)
+}
+
+/// Measures the model without an adapter and with each, on every world. What cannot be measured on is told and left out; it
+/// is an error in the end, unless the config says to drop it.
+fn measure_all(
+    args: &TransferArgs,
+    source: &Source,
+    worlds: &mut [WorldOf],
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     let (device, dtype) = args.compute.open("auto", "auto")?;
     let mut decoder = source.load(dtype, storage(&args.compute.quantization)?, &device)?;
-    let mut rows = Vec::new();
+    let mut failed = None;
     for adapter in std::iter::once(None).chain(args.adapters.iter().map(Some)) {
         let (name, tokens) = match adapter {
             None => ("baseline".to_string(), TokensConfig::default()),
             Some(dir) => {
                 decoder.set_adapter(Some(&source.adapter(dir)?))?;
-                (name_of(dir, &rows), tokens_of(&adapter_folder(dir))?)
+                (name_of(dir, rows), tokens_of(&adapter_folder(dir))?)
             }
         };
         let trained = adapter.map(|dir| trained_users(dir)).transpose()?.unwrap_or_default();
-        let pipeline = source.pipeline(&tokens)?;
+        rows.push(Row { name: name.clone(), adapter: adapter.cloned(), cells: Vec::new() });
         let model = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
-        let mut cells = Vec::new();
-        for world in &mut worlds {
+        for world in worlds.iter_mut() {
             note(&format!("{name} on {}", world.name));
-            let test = TestSet::encode(&pipeline, world.lines.clone(), Path::new(&world.config))?;
-            let mut file = test.measured(model, &measure("measure", &decoder, &test.sequences)?)?;
-            let measures = file.measures_mut(model).cloned().context("the model was measured")?;
-            world.teacher = Some(file.teacher);
+            let tokens = TokensConfig { on_too_long: world.on_too_long, ..tokens.clone() };
+            let pipeline = source.pipeline(&tokens)?;
             let is_trained = |line: &&Line| user_of(line).is_some_and(|user| trained.contains(&user));
             let shared = world.lines.iter().filter(is_trained).count();
+            let (measures, not_measured) =
+                match TestSet::encode(&pipeline, world.lines.clone(), Path::new(&world.config)) {
+                    Ok(test) => (Some(world.measure(&decoder, &pipeline, &test, model)?), None),
+                    Err(error) => {
+                        let why = format!("{error:#}");
+                        warn(&format!("warning: {name} cannot be measured on {}: {why}", world.name));
+                        if world.on_too_long == Policy::Error {
+                            failed.get_or_insert(error);
+                        }
+                        (None, Some(why))
+                    }
+                };
             if shared > 0 {
                 warn(&format!(
                     "warning: {shared} of {} episodes of {} are of users that {name} was trained on",
@@ -125,24 +167,46 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
                 ));
             }
             let world = world.name.clone();
-            cells.push(Measured { world, episodes_of_trained_users: shared, measures });
+            let cell = Measured { world, episodes_of_trained_users: shared, measures, not_measured };
+            if let Some(row) = rows.last_mut() {
+                row.cells.push(cell);
+            }
         }
-        rows.push(Row { name, adapter: adapter.cloned(), cells });
     }
-    print_tables(&worlds, &rows);
-    if let Some(out) = &args.out {
-        let model = source.snapshot.name.clone();
-        files::write_json(out, &TransferFile { format_version: 1, model, worlds, rows })?;
+    match failed {
+        Some(error) => Err(error.context(
+            "not everything could be measured; the rest was (CONFIG::tokens.on_too_long=drop leaves episodes out that are \
+             too long)",
+        )),
+        None => Ok(()),
     }
-    Ok(Done::Finished)
 }
 
-/// Draws a world's episodes and keeps some of its test part: of users that a run of the same config does not train on.
+impl WorldOf {
+    /// Measures a model as `eval` does; its teacher is taken from the first that is measured.
+    fn measure(
+        &mut self,
+        decoder: &Decoder,
+        pipeline: &Pipeline,
+        test: &TestSet,
+        model: Model,
+    ) -> Result<Measures> {
+        let (mut file, _) = self.depth.measure("measure", model, &Subject { decoder, pipeline, test })?;
+        let measures = file.measures_mut(model).cloned().context("the model was measured")?;
+        if file.has_teacher() {
+            self.teacher.get_or_insert(file.teacher);
+        }
+        Ok(measures)
+    }
+}
+
+/// Draws a world's episodes, some of its test part: of users that a run of the same config does not train on.
 fn teach_world(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
     let mut parts = argument.split("::");
-    let path = parts.next().unwrap_or_default();
+    let path = Path::new(parts.next().unwrap_or_default());
     let settings: Vec<String> = parts.map(str::to_string).collect();
-    let mut config = RunConfig::load(Path::new(path), &settings)?;
+    let asked = RunConfig::eval_keys(Some(path), &settings)?;
+    let mut config = RunConfig::load(path, &settings)?;
     if let Some(episodes) = episodes {
         config.eval.episodes = episodes;
     }
@@ -153,19 +217,25 @@ fn teach_world(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
     };
     let name: Vec<String> =
         std::iter::once(config.run.name.clone()).chain(settings.iter().map(shown)).collect();
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let dir = teach::folder(&config, folder.path())?;
-    let parts = ["test.jsonl", "validation.jsonl", "train.jsonl"].map(|name| dir.join(name));
-    let Some(file) = parts.iter().find(|file| file_has_lines(file).unwrap_or(false)) else {
-        return Err(usage(format!("{path}: no episodes were drawn")));
+    let choose = |numbers: Vec<usize>| config.eval.choose(numbers);
+    let taught = teacher::teach_some(config.teacher()?, &config.split, config.run.seed, &choose)?;
+    let world = match taught.first() {
+        Some(episode) => episode.world.clone(),
+        None => return Err(usage(format!("{}: no episodes were drawn", path.display()))),
     };
-    let lines = config.eval.choose(read_lines(file)?);
-    let world = match lines.first() {
-        Some(Line::Episode(episode)) => episode.world.clone(),
-        _ => String::new(),
-    };
-    let (name, config) = (name.join(" "), argument.to_string());
-    Ok(WorldOf { name, config, world, episodes: lines.len(), teacher: None, lines })
+    let lines: Vec<Line> = taught.into_iter().map(Line::Episode).collect();
+    let mut depth = Depth::of_teacher(&config, asked).context("the config has a teacher")?;
+    depth.prepare(&lines)?;
+    Ok(WorldOf {
+        name: name.join(" "),
+        config: argument.to_string(),
+        world,
+        episodes: lines.len(),
+        teacher: None,
+        lines,
+        depth,
+        on_too_long: config.tokens.on_too_long,
+    })
 }
 
 /// What an adapter is called in the table: as its run, or its folder; with a number where that is taken.
@@ -205,7 +275,8 @@ fn user_of(line: &Line) -> Option<(String, String)> {
     }
 }
 
-/// A table a measure: models down, worlds across, the teachers last.
+/// A table a measure: models down, worlds across, the teachers last. Then for each world what its episodes showed when
+/// looked into.
 fn print_tables(worlds: &[WorldOf], rows: &[Row]) {
     const MEASURES: [Measure; 5] = [
         Measure::Accuracy,
@@ -215,18 +286,56 @@ fn print_tables(worlds: &[WorldOf], rows: &[Row]) {
         Measure::TopProbability,
     ];
     for measure in MEASURES {
-        let titles = std::iter::once(measure.title()).chain(worlds.iter().map(|w| w.name.as_str()));
-        let mut table = table::new_table(titles);
-        let cell = |m: &Measures| table::with_error(m.get(measure), m.standard_error(measure));
-        for row in rows {
-            let cells = row.cells.iter().map(|measured| cell(&measured.measures));
-            table.add_row(std::iter::once(Cell::new(&row.name)).chain(cells));
-        }
-        if !measure.is_against_teacher() {
-            let none = || table::with_error(None, None);
-            let cells = worlds.iter().map(|world| world.teacher.as_ref().map_or_else(none, cell));
-            table.add_row(std::iter::once(Cell::new("teacher")).chain(cells));
-        }
-        print(&format!("\n{table}"));
+        let of = |m: &Measures| {
+            let (value, standard_error) = (m.get(measure)?, m.standard_error(measure));
+            Some(Estimate { value, standard_error })
+        };
+        print_table(measure.title(), worlds, rows, !measure.is_against_teacher(), &of);
     }
+    for measure in [Measure::Accuracy, Measure::Kl] {
+        let of = |m: &Measures| {
+            let last = m.held_out.as_deref()?.by_observations.last()?;
+            Some(Estimate { value: last.get(measure)?, standard_error: last.standard_error(measure) })
+        };
+        if rows.iter().flat_map(|row| &row.cells).any(|cell| cell.measures.as_ref().and_then(of).is_some()) {
+            let title = format!("{}, held-out sets after the last round", measure.title());
+            print_table(&title, worlds, rows, !measure.is_against_teacher(), &of);
+        }
+    }
+    for (i, world) in worlds.iter().enumerate() {
+        let models = rows.iter().filter_map(|row| {
+            let measures = row.cells.get(i)?.measures.as_ref()?;
+            Some(Column { title: &row.name, measures })
+        });
+        let teacher = world.teacher.iter().map(|measures| Column { title: "teacher", measures });
+        let columns: Vec<Column> = models.chain(teacher).collect();
+        if depth::has_tables(&columns) {
+            print(&format!("\n{}", world.name));
+            depth::print_tables(&columns);
+        }
+    }
+}
+
+fn print_table(
+    title: &str,
+    worlds: &[WorldOf],
+    rows: &[Row],
+    has_teacher: bool,
+    of: &dyn Fn(&Measures) -> Option<Estimate>,
+) {
+    let mut table = table::new_table(std::iter::once(title).chain(worlds.iter().map(|w| w.name.as_str())));
+    let cell = |measures: Option<&Measures>| {
+        let estimate = measures.and_then(of);
+        table::with_error(estimate.map(|e| e.value), estimate.and_then(|e| e.standard_error))
+    };
+    for row in rows {
+        // The last row may have ended early.
+        let cells = (0..worlds.len()).map(|i| cell(row.cells.get(i).and_then(|c| c.measures.as_ref())));
+        table.add_row(std::iter::once(Cell::new(&row.name)).chain(cells));
+    }
+    if has_teacher {
+        let cells = worlds.iter().map(|world| cell(world.teacher.as_ref()));
+        table.add_row(std::iter::once(Cell::new("teacher")).chain(cells));
+    }
+    print(&format!("\n{table}"));
 }

@@ -85,6 +85,22 @@ impl EvalFile {
         }
     }
 
+    /// What is left where no teacher exists: what stands in for its distributions is no yardstick.
+    #[must_use]
+    pub fn without_teacher(self) -> Self {
+        Self {
+            baseline: self.baseline.map(Measures::without_teacher),
+            fine_tuned: self.fine_tuned.map(Measures::without_teacher),
+            teacher: self.teacher.of_no_teacher(),
+            ..self
+        }
+    }
+
+    /// Whether a teacher was measured beside the models.
+    pub fn has_teacher(&self) -> bool {
+        !self.teacher.means.is_empty()
+    }
+
     /// Reads `eval.json`.
     ///
     /// # Errors

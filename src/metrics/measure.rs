@@ -97,6 +97,12 @@ impl Measure {
         )
     }
 
+    /// Whether the measure needs a teacher to compare with: those that are [against](Self::is_against_teacher) one, but
+    /// for what the model alone decides.
+    pub fn needs_teacher(self) -> bool {
+        self.is_against_teacher() && self != Measure::OptionMass
+    }
+
     /// The measure of one prediction; none where it has no meaning, as accuracy without a truth.
     ///
     /// The excess log loss is infinite where the teacher gave the truth no probability: as targets that are not its

@@ -19,7 +19,7 @@ use super::reply::Replies;
 use super::sensitivity::Sensitivity;
 
 /// All that is said about a set of predictions. For the teacher's own, what compares with the teacher is left out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// How many answers were measured.
     pub answers: usize,
@@ -139,6 +139,44 @@ impl Measures {
     /// Its standard error.
     pub fn standard_error(&self, measure: Measure) -> Option<f64> {
         self.standard_errors.get(&measure).copied()
+    }
+
+    /// What is left where no teacher exists, so that what stands in for its distributions says nothing.
+    pub(super) fn without_teacher(mut self) -> Measures {
+        self.keep(|measure| !measure.needs_teacher());
+        self.entropy_correlation = None;
+        self.agreement_by_margin.clear();
+        self.confusion.teacher.clear();
+        let strip = |part: Option<Box<Measures>>| part.map(|measures| Box::new(measures.without_teacher()));
+        self.beliefs = strip(self.beliefs);
+        self.held_out = strip(self.held_out);
+        if let Some(interactive) = &mut self.interactive {
+            interactive.kl_gap = None;
+            for measures in [&mut interactive.own, &mut interactive.as_taught] {
+                **measures = std::mem::take(&mut **measures).without_teacher();
+            }
+        }
+        if let Some(replies) = &mut self.replies {
+            replies.agreement = None;
+        }
+        // These compare with a posterior.
+        (self.probe, self.reasoner, self.sensitivity) = (None, None, None);
+        self
+    }
+
+    /// What is said of a teacher that does not exist: how many answers it would have given.
+    pub(super) fn of_no_teacher(mut self) -> Measures {
+        self.keep(|_| false);
+        let Measures { answers, users, by_observations, .. } = self;
+        Measures { answers, users, by_observations, ..Measures::default() }
+    }
+
+    /// Keeps some of the means.
+    fn keep(&mut self, keep: impl Fn(Measure) -> bool) {
+        let own = [&mut self.means, &mut self.standard_errors];
+        let at = self.by_observations.iter_mut().flat_map(|at| [&mut at.means, &mut at.standard_errors]);
+        let of = self.by_belief.iter_mut().flat_map(|of| [&mut of.means, &mut of.standard_errors]);
+        own.into_iter().chain(at).chain(of).for_each(|means| means.retain(|measure, _| keep(*measure)));
     }
 }
 

@@ -45,11 +45,13 @@ impl Plots {
     }
 }
 
-/// Who was measured, the teacher last.
+/// Who was measured, the teacher last where there is one.
 pub(super) fn measured(eval: &EvalFile) -> Vec<(Who, &Measures)> {
     let models = [(Who::Baseline, eval.baseline.as_ref()), (Who::FineTuned, eval.fine_tuned.as_ref())];
     let mut all: Vec<(Who, &Measures)> = models.into_iter().filter_map(|(who, m)| Some((who, m?))).collect();
-    all.push((Who::Teacher, &eval.teacher));
+    if eval.has_teacher() {
+        all.push((Who::Teacher, &eval.teacher));
+    }
     all
 }
 

@@ -313,7 +313,8 @@ impl TeacherConfig {
         ] {
             if chosen {
                 return Err(usage(format!(
-                    "teacher.{key} means nothing in the {name} world, whose users are drawn sources: leave it out"
+                    "teacher.{key} is not available in the {name} world, whose users are drawn sources and not a list of \
+                     hypotheses: leave it out"
                 )));
             }
         }

@@ -68,4 +68,4 @@ pub use session::{Interview, Session, Sessions};
 pub use simulate::{AnswerRecord, Asked, BeliefRecord, Simulation, simulate};
 pub use split::{Part, SplitBy, SplitConfig};
 pub use summary::{BeliefAt, BeliefsSummary, HeldOutSummary, SplitSummary, TeacherAt, TeacherSummary};
-pub use teach::{TEACHER_FILE, teach};
+pub use teach::{TEACHER_FILE, teach, teach_some};

@@ -3,7 +3,8 @@
 //! The family is that of the rival teachers. A reasoner of discount γ, evidence weight κ and temperature τ believes
 //! log q(h) = log prior(h) + κ Σ γ^k log P(answer k rounds ago | h) + const, and predicts (Σ q(h) P(· | h))^(1/τ), made to
 //! sum to 1. Where answers can only rule hypotheses out, powers of a likelihood say nothing else; there κ is 1 and the
-//! reasoner takes users to answer at random with a probability, the lapse.
+//! reasoner takes users to answer at random with a probability, the lapse. Where users change and the teacher knows it,
+//! so does the reasoner: between two questions its belief takes the same step.
 //!
 //! The fit is the least mean KL(model ‖ reasoner) over answers: the maximum of the likelihood of answers drawn from the
 //! model. It goes by Fisher scoring on the logarithms of the parameters (the logit of a lapse); the intervals are those
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
+use super::drift::Transition;
 use super::replay::Replay;
 use crate::metrics::{ClusteredMean, Estimate, Fitted, FittedReasoner, Prediction, log_sum_exp};
 use crate::world::{Factor, Likelihood, World};
@@ -53,16 +55,21 @@ const MOST_STEPS: usize = 60;
 
 type Parameters = [f64; 3];
 
-/// Fits the reasoner to a model's answers.
+/// Fits the reasoner to a model's answers. `change` is how users change between two questions, where they do and that is
+/// known: the reasoner allows for it as the teacher does, so that exact inference is in the family.
 ///
 /// # Errors
 /// If there are no answers, or not as many predictions as questions.
-pub fn fit_reasoner(world: &World, episodes: &[Explained]) -> Result<FittedReasoner> {
+pub fn fit_reasoner(
+    world: &World,
+    change: Option<&Transition>,
+    episodes: &[Explained],
+) -> Result<FittedReasoner> {
     for one in episodes {
         let (asked, predicted) = (one.replay.asked.len(), one.predictions.len());
         ensure!(asked == predicted, "{predicted} predictions of {asked} answers of an episode");
     }
-    let fit = Fit { world, episodes, lapses: world.answers_only_rule_out() };
+    let fit = Fit { world, change, episodes, lapses: world.answers_only_rule_out() };
     let answers = fit.losses(&fit.exact()).iter().map(|(_, losses)| losses.len()).sum();
     ensure!(answers > 0, "there are no answers to fit a reasoner to");
 
@@ -102,6 +109,7 @@ fn logistic(x: f64) -> f64 {
 
 struct Fit<'a> {
     world: &'a World,
+    change: Option<&'a Transition>,
     episodes: &'a [Explained<'a>],
     /// Whether the second parameter is a lapse, and not an evidence weight.
     lapses: bool,
@@ -148,6 +156,10 @@ impl Fit<'_> {
                     log_prob => ((1.0 - lapse) * log_prob.exp() + even).ln(),
                 };
                 *evidence += weight * log_prob.max(LOWEST);
+            }
+            if let Some(change) = self.change {
+                let moved = factors.iter().zip(&mut evidence).enumerate();
+                moved.for_each(|(f, (factor, evidence))| move_on(change, f, factor, evidence));
             }
         }
         all
@@ -320,6 +332,17 @@ fn predictive(factor: &Factor, evidence: &[f64], likelihood: &Likelihood, lapse:
     }
     let even = lapse / likelihood.options() as f64;
     predicted.iter().map(|p| (1.0 - lapse) * p / sum + even).collect()
+}
+
+/// The evidence about a factor, as log q − log prior, once the user may have changed.
+fn move_on(change: &Transition, f: usize, factor: &Factor, evidence: &mut [f64]) {
+    let joint: Vec<f64> = evidence.iter().zip(&factor.prior).map(|(e, prior)| e + prior.ln()).collect();
+    let log_sum = log_sum_exp(&joint);
+    let log_probs: Vec<f64> = joint.iter().map(|log_p| log_p - log_sum).collect();
+    let after = change.step(f, &log_probs);
+    for ((e, log_p), prior) in evidence.iter_mut().zip(after).zip(&factor.prior) {
+        *e = if *prior > 0.0 { log_p - prior.ln() } else { 0.0 };
+    }
 }
 
 fn moved(at: &Parameters, i: usize, step: f64) -> Parameters {

@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result};
 
 use super::config::TeacherConfig;
+use super::drift::Transition;
 use super::held_out::held_out_sets;
 use super::posterior::Posterior;
 use super::simulate::{Asked, Course, Simulation, assistant_says, user_says};
@@ -53,6 +54,11 @@ impl<'a> Replayer<'a> {
     /// The world.
     pub fn world(&self) -> &World {
         self.course.world
+    }
+
+    /// How users change, where they do and the teacher allows for it.
+    pub fn expected_change(&self) -> Option<&Transition> {
+        self.course.expected_change()
     }
 
     /// Option sets shared by all users, the first ones of those that `teacher.json` is about, worded for the moment

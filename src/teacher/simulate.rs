@@ -119,6 +119,11 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// How users change, where the teacher allows for it.
+    pub(super) fn expected_change(&self) -> Option<&Transition> {
+        self.change.as_ref().filter(|_| self.config.drift.known)
+    }
+
     /// As [`simulate`]; the observer is also shown the user's present hypotheses.
     pub(super) fn episode(
         &self,

@@ -13,7 +13,7 @@ use super::process::simulate_process;
 use super::simulate::{AnswerRecord, BeliefRecord, Course};
 use super::split::{LeakageCheck, Part, SplitConfig};
 use super::summary::{SplitSummary, Tally, TeacherSummary, Totals};
-use crate::episode;
+use crate::episode::{self, Episode};
 use crate::rng;
 use crate::world::World;
 use crate::world::process::Process;
@@ -104,6 +104,42 @@ pub fn teach(
     let summary = totals.summary(domain.name(), config.kind, split, held_out_sets);
     publish(files, &summary, out_dir)?;
     Ok(summary)
+}
+
+/// Some episodes of the part that a model is measured on: of the test part, or where that is empty of the validation
+/// part, or else of those to train on. `choose` gets the numbers of the part's episodes, in the order of its file, and
+/// gives those that are wanted. They are what [`teach`] writes, without the others being taught.
+///
+/// # Errors
+/// If the configs make no sense.
+pub fn teach_some(
+    config: &TeacherConfig,
+    split: &SplitConfig,
+    seed: u64,
+    choose: &dyn Fn(Vec<usize>) -> Vec<usize>,
+) -> Result<Vec<Episode>> {
+    enum Source<'a> {
+        Grid(Box<Course<'a>>),
+        Process(&'a Process),
+    }
+    let domain = config.checked_domain()?;
+    let (source, users) = match &domain {
+        Domain::Grid(world) => {
+            (Source::Grid(Box::new(Course::new(config, world))), draw_users(config, world, seed))
+        }
+        Domain::Process(world) => (Source::Process(world), (0..config.drawn_users()).collect()),
+    };
+    let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
+    let of = |part| (0..parts.len()).filter(|&i| parts[i] == part).collect::<Vec<usize>>();
+    let numbers = [Part::Test, Part::Validation, Part::Train].into_iter().map(of).find(|of| !of.is_empty());
+    let episode = |i: usize| {
+        let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
+        match &source {
+            Source::Grid(course) => course.episode(seed, user, number, |_, _| {}).episode,
+            Source::Process(world) => simulate_process(config, world, seed, user, number).simulation.episode,
+        }
+    };
+    Ok(choose(numbers.unwrap_or_default()).into_par_iter().map(episode).collect())
 }
 
 /// A world with what all its users share.

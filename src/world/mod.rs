@@ -188,13 +188,16 @@ impl World {
         Shop::new(config).map(World::Shop)
     }
 
+    /// The name of the world without an exact teacher.
+    pub const SHOP: &'static str = "shop";
+
     /// As it stands in configs and episodes.
     pub fn name(&self) -> &str {
         match self {
             World::Choice(world) => world.name(),
             World::Items(world) => world.name(),
             World::TraitFlights(_) => "trait_flights",
-            World::Shop(_) => "shop",
+            World::Shop(_) => World::SHOP,
         }
     }
 
