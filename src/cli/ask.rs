@@ -24,7 +24,8 @@ pub(super) struct AskArgs {
     who: Option<Who>,
     #[command(flatten)]
     partner: PartnerArgs,
-    /// What is asked next: what is expected to tell most, or what the world asks
+    /// What is asked next: what is expected to tell most (of teacher.candidates option sets, or of fewer where there are
+    /// very many hypotheses), or what the world asks
     #[arg(long, value_enum, default_value = "eig")]
     evidence: Choice,
     /// What the drawn questions are a function of
@@ -76,6 +77,13 @@ pub(super) fn command(args: &AskArgs, context: &Context) -> Result<Done> {
     }
     let place = Place::read(&args.place, &args.set.values)?;
     let sessions = Sessions::new(place.config.teacher()?, args.evidence.into())?;
+    let wanted = place.config.teacher()?.candidates;
+    if args.evidence == Choice::Eig && sessions.candidates() < wanted {
+        note(&format!(
+            "the most telling of {} option sets is asked, not of {wanted}: the hypotheses are too many for a person to wait",
+            sessions.candidates()
+        ));
+    }
     let named = args.partner.source.is_some() || args.partner.adapter.is_some();
     let who = args.who.unwrap_or(if place.has_model() || named { Who::Both } else { Who::Teacher });
     let mut predictor = match who {

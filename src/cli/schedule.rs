@@ -16,6 +16,10 @@ use crate::session::{Predictor, Probes};
 use crate::teacher::{Evidence, Example, Interview, Search, Sessions, Target, schedule};
 use crate::world::Question;
 
+/// Questions to draw, and examples to show, where nothing is said.
+const DRAW: usize = 12;
+const COUNT: usize = 5;
+
 #[derive(Args)]
 pub(super) struct ScheduleArgs {
     /// A run directory, or a config file whose [teacher] names the world
@@ -30,12 +34,13 @@ pub(super) struct ScheduleArgs {
     /// The examples to choose from: an episode file of this world
     #[arg(long, value_name = "FILE.jsonl")]
     pool: Option<PathBuf>,
-    /// Without a pool: so many questions as the world draws them, answered by one who is like the target
-    #[arg(long, value_name = "N", default_value_t = 12, conflicts_with = "pool")]
-    draw: usize,
-    /// How many examples to show
-    #[arg(long, default_value_t = 5)]
-    count: usize,
+    /// Without a pool: so many questions as the world draws them, answered by one who is like the target [default: 12, or
+    /// all that the world has]
+    #[arg(long, value_name = "N", conflicts_with = "pool")]
+    draw: Option<usize>,
+    /// How many examples to show [default: 5, or all that there are]
+    #[arg(long)]
+    count: Option<usize>,
     /// One after the other, or all ways to choose so many (by the teacher only)
     #[arg(long, value_enum, default_value = "greedy")]
     search: SearchArg,
@@ -95,9 +100,10 @@ pub(super) fn command(args: &ScheduleArgs, context: &Context) -> Result<Done> {
         None => Target::levels(world, &args.levels)?,
     };
     let pool = pool(args, &sessions, &target)?;
+    let count = args.count.unwrap_or(COUNT.min(pool.len()));
     ensure!(
-        (1..=pool.len()).contains(&args.count),
-        usage(format!("--count is {}, but the pool has {} examples", args.count, pool.len()))
+        (1..=pool.len()).contains(&count),
+        usage(format!("--count is {count}, but the pool has {} examples", pool.len()))
     );
     let named = args.partner.source.is_some() || args.partner.adapter.is_some();
     let mut model = match args.by_model || named || place.has_model() {
@@ -110,6 +116,7 @@ pub(super) fn command(args: &ScheduleArgs, context: &Context) -> Result<Done> {
         sessions: &sessions,
         target: &target,
         pool: &pool,
+        count,
     };
     let schedules = course.all(args, model.as_mut())?;
     if let Some(out) = &args.out {
@@ -127,13 +134,14 @@ fn pool(args: &ScheduleArgs, sessions: &Sessions, target: &Target) -> Result<Vec
     let world = sessions.world();
     let Some(file) = &args.pool else {
         let most = world.max_rounds().unwrap_or(1000);
+        let draw = args.draw.unwrap_or(DRAW.min(most));
         ensure!(
-            (1..=most).contains(&args.draw),
-            usage(format!("--draw is {}, the {} world has 1 to {most} questions", args.draw, world.name()))
+            (1..=most).contains(&draw),
+            usage(format!("--draw is {draw}, the {} world has 1 to {most} questions", world.name()))
         );
         let (mut questions, mut answers) =
             (rng::stream(args.seed, "schedule.questions", 0), rng::stream(args.seed, "schedule.answers", 0));
-        return Ok(Example::draw(world, target, args.draw, &mut questions, &mut answers));
+        return Ok(Example::draw(world, target, draw, &mut questions, &mut answers));
     };
     let mut pool = Vec::new();
     for episode in episode::read(file)? {
@@ -168,11 +176,13 @@ struct Course<'a> {
     target: &'a Target,
     pool: &'a [Example],
     probes: Vec<Question>,
+    /// How many examples are shown.
+    count: usize,
 }
 
 impl Course<'_> {
     fn all(&self, args: &ScheduleArgs, mut model: Option<&mut Predictor>) -> Result<Vec<Schedule>> {
-        let count = args.count;
+        let count = self.count;
         let mut schedules = Vec::new();
         let before = self.sessions.interview();
         let order = schedule(self.pool.len(), count, args.search.into(), &mut |order| {

@@ -12,6 +12,11 @@ use crate::episode::{Answer, Episode, FORMAT_VERSION, Message};
 use crate::error::usage;
 use crate::world::{Attribute, Question, World, attribute};
 
+/// A person who waits for the next question gets it in a second or so: candidates times hypotheses are no more than this, but
+/// for a few candidates in any case.
+const MOST_CELLS: usize = 10_000_000;
+const FEWEST_CANDIDATES: usize = 8;
+
 /// What all sessions of a config have in common.
 ///
 /// Whoever teaches in the config, here it is the exact teacher: an oracle would have to know the answers beforehand.
@@ -28,7 +33,7 @@ impl Sessions {
     /// # Errors
     /// A usage error if there is no exact teacher over a grid of hypotheses, or `evidence` means nothing in this world.
     pub fn new(config: &TeacherConfig, evidence: Evidence) -> Result<Sessions> {
-        let exact = TeacherConfig {
+        let mut exact = TeacherConfig {
             kind: Kind::Bayes,
             evidence,
             // One person, however many users the world has.
@@ -45,6 +50,8 @@ impl Sessions {
             ))
         );
         exact.validate()?;
+        let hypotheses = world.factors().iter().map(|factor| factor.prior.len()).max().unwrap_or(1);
+        exact.candidates = exact.candidates.min((MOST_CELLS / hypotheses).max(FEWEST_CANDIDATES));
         Ok(Sessions {
             rules: Rules::new(&exact, &world),
             attributes: world.attributes(),
@@ -56,6 +63,12 @@ impl Sessions {
     /// The world.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// Among how many drawn option sets the most telling is chosen: as many as configured, or fewer where there are so many
+    /// hypotheses that the person would wait long.
+    pub fn candidates(&self) -> usize {
+        self.config.candidates
     }
 
     /// What can be said of a user in one word and a level.
