@@ -51,7 +51,7 @@ fn hotels_curve_as_published() {
 /// number is the reference's (teaching.md, A.11), one simulation of 300 users, the standard deviation of which is .01;
 /// the second is from a plain simulation in Python of many thousand users with option sets of their own (standard
 /// errors of .0005 to .0011). All users of a seed here share 100 held-out sets, so that a seed has a standard deviation of
-/// .005 and the mean of six one of .002, four of which are allowed.
+/// .005 and the mean of six one of .002, five of which are allowed.
 #[test]
 fn noisy_users_cost_a_mistaken_teacher_more() {
     use ChoiceRule::{Lapse, Softmax};
@@ -73,7 +73,7 @@ fn noisy_users_cost_a_mistaken_teacher_more() {
         let accuracy = mean(&|s| s.held_out.as_ref().unwrap().by_observations[5].accuracy_expected_reward);
         println!("{what}: {accuracy:.4}");
         assert_near(&what, accuracy, reference, 0.02);
-        assert_near(&what, accuracy, simulated, 0.008);
+        assert_near(&what, accuracy, simulated, 0.010);
 
         // A mistaken teacher meets answers that it holds impossible; one that knows of the noise never does.
         let ignored = mean(&|s| s.ignored_answers as f64 / 3120.0);
