@@ -33,3 +33,7 @@ done
 for seed in $seeds; do
     "$program" compare "$out/$name"-{predictive,argmax,sampled,oracle}-"$seed.json"
 done
+# All seeds together, and how much each target differs from the first on the same answers.
+"$program" compare --pool $(for target in predictive argmax sampled oracle; do for seed in $seeds; do
+    echo "$out/$name-$target-$seed.json"
+done; done)

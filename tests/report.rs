@@ -262,6 +262,38 @@ fn runs_are_compared_on_the_same_episodes() {
     let width = accuracy["interval"][1].as_f64().unwrap() - accuracy["interval"][0].as_f64().unwrap();
     assert!((width - 2.0 * 1.96 * error).abs() < 1e-12);
 
+    // Users' sums as (2 of 2, 0 of 2) and (1 of 2, 0 of 2): their means differ by -½ and 0.
+    assert!(table.contains("less a, on the same answers"), "{table}");
+    let difference = |told: &Value| told["runs"][1]["differences"][0].clone();
+    let by_mean = eval["fine_tuned"]["accuracy"].as_f64().unwrap()
+        - place.json("runs/a/eval.json")["fine_tuned"]["accuracy"].as_f64().unwrap();
+    assert!((difference(&told)["mean"].as_f64().unwrap() - by_mean).abs() < 1e-12, "{told}");
+    let with = |name: &str, sums: Value| {
+        let mut file = eval.clone();
+        file["fine_tuned"]["by_user"] = json!({ "accuracy": sums });
+        place.write(name, file.to_string());
+    };
+    with("hard-0.json", json!([[2.0, 2], [0.0, 2]]));
+    with("soft-0.json", json!([[1.0, 2], [0.0, 2]]));
+    let one: Value = serde_json::from_str(&place.ok("compare hard-0.json soft-0.json --json")).unwrap();
+    assert_eq!(
+        (&difference(&one)["mean"], &difference(&one)["standard_error"]),
+        (&json!(-0.25), &json!(0.25))
+    );
+    // A second seed where both are alike: half the difference, and of two errors .25 and 0 the mean has .125.
+    with("hard-1.json", json!([[1.0, 2], [1.0, 2]]));
+    with("soft-1.json", json!([[1.0, 2], [1.0, 2]]));
+    let words = "compare --pool hard-0.json soft-1.json hard-1.json soft-0.json";
+    let pooled: Value = serde_json::from_str(&place.ok(&format!("{words} --json"))).unwrap();
+    let names: Vec<&Value> = pooled["runs"].as_array().unwrap().iter().map(|run| &run["name"]).collect();
+    assert_eq!((names, &pooled["seeds"]), (vec![&json!("hard"), &json!("soft")], &json!(2)));
+    let of = difference(&pooled);
+    assert_eq!((&of["mean"], &of["standard_error"]), (&json!(-0.125), &json!(0.125)));
+    assert_eq!(of["by_seed"], json!([-0.25, 0.0]));
+    assert!(place.ok(words).contains("seed 2"));
+    place.fails("compare --pool hard-0.json soft-1.json", 2, &["the same seeds"]);
+    place.fails("compare --pool hard-0.json base", 2, &["does not end with a seed"]);
+
     // A result file stands for a run.
     place.ok("eval --model base --episodes runs/a/episodes/test.jsonl --out base.json --predictions p.jsonl");
     assert!(place.ok("compare runs/a base.json").contains("| base "));

@@ -7,26 +7,57 @@ use comfy_table::{Cell, CellAlignment};
 
 use super::table::{format_number, new_table};
 use super::{Done, print};
-use crate::metrics::Measure;
-use crate::report::{Comparison, Estimate};
+use crate::metrics::{Measure, PAIRED};
+use crate::report::{Compared, Comparison, Estimate};
 
 /// The measures told by number of observations.
 const BY_OBSERVATIONS: [Measure; 3] = [Measure::Accuracy, Measure::Kl, Measure::Entropy];
 
-pub(super) fn command(runs: &[PathBuf], json: bool) -> Result<Done> {
-    let comparison = Comparison::read(runs)?;
+pub(super) fn command(runs: &[PathBuf], pool: bool, json: bool) -> Result<Done> {
+    let comparison = if pool { Comparison::pooled(runs)? } else { Comparison::read(runs)? };
     if json {
         print(&serde_json::to_string_pretty(&comparison)?);
         return Ok(Done::Finished);
     }
-    let Comparison { episodes, answers, users, .. } = &comparison;
+    let Comparison { episodes, answers, users, seeds, .. } = &comparison;
+    let pooled = if pool { format!(" ({seeds} seeds pooled)") } else { String::new() };
     print(&format!(
-        "{answers} answers in {episodes} episodes of {users} users, with 95 % intervals over users\n"
+        "{answers} answers in {episodes} episodes of {users} users{pooled}, with 95 % intervals over users\n"
     ));
     print(&overall(&comparison));
     print("\nby the number of earlier answers that bear on the answer\n");
     print(&by_observations(&comparison));
+    if comparison.runs.iter().any(|run| !run.differences.is_empty()) {
+        print(&format!("\nless {}, on the same answers\n", comparison.runs[0].name));
+        print(&differences(&comparison));
+    }
     Ok(Done::Finished)
+}
+
+/// A row a measure, and one for each seed where there are several.
+fn differences(comparison: &Comparison) -> String {
+    let runs = &comparison.runs[1..];
+    let mut table = new_table(std::iter::once("").chain(runs.iter().map(|run| run.name.as_str())));
+    for measure in PAIRED {
+        let of = |run: &'_ Compared| run.differences.iter().position(|d| d.estimate.measure == measure);
+        let told =
+            |run: &Compared| of(run).map_or("-".into(), |i| with_interval(run.differences[i].estimate));
+        if runs.iter().any(|run| of(run).is_some()) {
+            table.add_row(
+                std::iter::once(Cell::new(measure.title())).chain(runs.iter().map(|run| right(told(run)))),
+            );
+            for seed in 0..if comparison.seeds > 1 { comparison.seeds } else { 0 } {
+                let told = |run: &Compared| {
+                    let value = of(run).and_then(|i| run.differences[i].by_seed.get(seed));
+                    right(value.map_or("-".into(), |value| format_number(*value)))
+                };
+                table.add_row(
+                    std::iter::once(Cell::new(format!("  seed {}", seed + 1))).chain(runs.iter().map(told)),
+                );
+            }
+        }
+    }
+    table.to_string()
 }
 
 fn overall(comparison: &Comparison) -> String {

@@ -157,11 +157,14 @@ enum Command {
     Export(export::ExportArgs),
     /// Upload an adapter with its model card to the hub
     Push(push::PushArgs),
-    /// Show runs side by side that were measured on the same episodes
+    /// Show runs side by side that were measured on the same episodes, and how much each differs from the first
     Compare {
         /// Run directories, or files that `eval --out` wrote
         #[arg(required = true)]
         runs: Vec<PathBuf>,
+        /// Pool runs whose names differ only in a number at the end, their seed
+        #[arg(long)]
+        pool: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -313,7 +316,7 @@ fn execute(command: Command) -> Result<Done> {
         Command::Chat(args) => chat::command(&args, &context),
         Command::Bench(args) => bench::command(&args),
         Command::Report { run } => report::command(&run),
-        Command::Compare { runs, json } => compare::command(&runs, json),
+        Command::Compare { runs, pool, json } => compare::command(&runs, pool, json),
         Command::View(args) => view::command(args, &context),
         Command::Ask(args) => ask::command(&args, &context),
         Command::Export(args) => export::command(&args, &context),

@@ -30,6 +30,17 @@ impl ClusteredMean {
         *answers += 1;
     }
 
+    /// Of answers of users, as the sum and the number of each user's, in order.
+    pub fn of_sums(sums: impl IntoIterator<Item = (f64, usize)>) -> ClusteredMean {
+        let users = sums.into_iter().enumerate().filter(|(_, (_, answers))| *answers > 0).collect();
+        ClusteredMean { users }
+    }
+
+    /// The sum and the number of a user's answers; both 0 for one who gave none.
+    pub(super) fn sum_of(&self, user: usize) -> (f64, usize) {
+        self.users.get(&user).copied().unwrap_or_default()
+    }
+
     /// How many answers were counted.
     pub fn answers(&self) -> usize {
         self.users.values().map(|(_, answers)| answers).sum()

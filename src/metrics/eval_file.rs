@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::measures::{Measures, summarise, summarise_teacher};
+use super::measures::{Measures, summarise, summarise_teacher, sums_by_user};
 use super::prediction::Prediction;
 use crate::files;
 
@@ -58,7 +58,7 @@ impl EvalFile {
     /// # Errors
     /// If there are no predictions.
     pub fn new(model: Model, episodes: usize, predictions: &[Prediction]) -> Result<Self> {
-        let measures = Some(summarise(predictions)?);
+        let measures = Some(Measures { by_user: sums_by_user(predictions), ..summarise(predictions)? });
         let (baseline, fine_tuned) = match model {
             Model::Baseline => (measures, None),
             Model::FineTuned => (None, measures),

@@ -55,6 +55,10 @@ pub struct Measures {
     /// The means by what a belief was reported about, in alphabetical order; only in `beliefs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_belief: Vec<MeasuresOf>,
+    /// Of some measures the sum and the number of each user's answers, users in the order of the episodes, so that two
+    /// models can be compared on the same answers; only of the dialogues as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_user: BTreeMap<Measure, Vec<(f64, usize)>>,
     /// Of the reports of beliefs, which are measured apart: everything above is about what was predicted or
     /// recommended. (Where there is nothing but reports, everything above is about them too.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,6 +177,7 @@ impl Measures {
 
     /// Keeps some of the means.
     fn keep(&mut self, keep: impl Fn(Measure) -> bool) {
+        self.by_user.retain(|measure, _| keep(*measure));
         let own = [&mut self.means, &mut self.standard_errors];
         let at = self.by_observations.iter_mut().flat_map(|at| [&mut at.means, &mut at.standard_errors]);
         let of = self.by_belief.iter_mut().flat_map(|of| [&mut of.means, &mut of.standard_errors]);
@@ -206,6 +211,24 @@ impl MeasuresOf {
 pub fn summarise(predictions: &[Prediction]) -> Result<Measures> {
     measure_apart(predictions, |some| measure_all(some, |_| true))
 }
+
+/// Of [`PAIRED`] the sum and the number of each user's answers, but for reports of beliefs.
+pub(super) fn sums_by_user(predictions: &[Prediction]) -> BTreeMap<Measure, Vec<(f64, usize)>> {
+    let users: std::collections::BTreeSet<usize> = predictions.iter().map(|p| p.user).collect();
+    let of = |measure: Measure| {
+        let mut mean = ClusteredMean::default();
+        for prediction in predictions.iter().filter(|p| p.belief.is_none()) {
+            // What is infinite is no number in JSON; the mean is left out as well.
+            measure.of(prediction).into_iter().for_each(|value| mean.add(prediction.user, value));
+        }
+        mean.mean()?.is_finite().then(|| (measure, users.iter().map(|user| mean.sum_of(*user)).collect()))
+    };
+    PAIRED.into_iter().filter_map(of).collect()
+}
+
+/// The measures by which two models are compared on the same answers.
+pub const PAIRED: [Measure; 4] =
+    [Measure::Accuracy, Measure::AgreementWhenClear, Measure::Kl, Measure::ExcessLogLoss];
 
 /// Measures the teacher's own predictions of the same answers, by all that makes sense for a teacher; reports of
 /// beliefs apart from the rest.
@@ -291,6 +314,7 @@ fn measure_all(predictions: &[&Prediction], wanted: impl Fn(Measure) -> bool) ->
         by_observations: by_observations.iter().map(|(n, tally)| tally.at(*n)).collect(),
         by_round: round_accuracies(&by_round),
         by_belief: by_belief.iter().map(|(belief, tally)| tally.about(belief)).collect(),
+        by_user: BTreeMap::new(),
         beliefs: None,
         held_out: None,
         interactive: None,

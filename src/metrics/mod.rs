@@ -30,7 +30,7 @@ pub use eval_file::{EVAL_FILE, EvalFile, Model};
 pub use interactive::Interactive;
 pub use margin::{CLEAR_MARGIN, MarginBin, margin};
 pub use measure::{Means, Measure};
-pub use measures::{Measures, MeasuresAt, MeasuresOf, RoundAccuracy, summarise, summarise_teacher};
+pub use measures::{Measures, MeasuresAt, MeasuresOf, PAIRED, RoundAccuracy, summarise, summarise_teacher};
 pub use numeric::{argmax, entropy, log_sum_exp};
 pub use predicted::{PREDICTIONS_FILE, PredictedAnswer, PredictedEpisode};
 pub use prediction::{LOG_FLOOR, Prediction};

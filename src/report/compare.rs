@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use super::chart::HALF_WIDTH;
 use crate::error::usage;
-use crate::metrics::{EvalFile, Measure, Measures};
+use crate::metrics::{ClusteredMean, EvalFile, Measure, Measures, MeasuresAt, PAIRED};
 
-/// Runs that were measured on the same episodes.
+/// Runs that were measured on the same episodes; or such runs of several seeds, pooled.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     /// Always 1.
     pub format_version: u32,
+    /// How many seeds are pooled; each has episodes of its own.
+    pub seeds: usize,
     /// How many episodes all of them were measured on.
     pub episodes: usize,
     /// How many answers are in them.
@@ -34,7 +36,7 @@ pub struct Comparison {
 pub struct Compared {
     /// What it is called here: the folder's name, or its path where two have the same.
     pub name: String,
-    /// The run directory or result file.
+    /// The run directory or result file, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Every measure with its interval.
@@ -43,6 +45,21 @@ pub struct Compared {
     pub ece: Option<f64>,
     /// The measures by number of observations.
     pub by_observations: Vec<ComparedAt>,
+    /// How much this run differs from the first one on the same answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+}
+
+/// A run's measure less the first run's, of the same answers of the same users, so that what is hard for both counts for
+/// neither.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// The difference with its interval, over users.
+    #[serde(flatten)]
+    pub estimate: Estimate,
+    /// Of each seed, where several are pooled: the interval knows of users, and not of what training another time does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_seed: Vec<f64>,
 }
 
 /// The measures at one number of observations.
@@ -79,26 +96,99 @@ impl Comparison {
         if paths.len() < 2 {
             return Err(usage("name at least two runs to compare"));
         }
-        let files: Vec<EvalFile> = paths.iter().map(|path| EvalFile::of_run(path)).collect::<Result<_>>()?;
-        check_episodes(paths, &files)?;
-        let mut runs = Vec::new();
-        for ((path, name), file) in paths.iter().zip(names(paths)).zip(&files) {
-            let Some((_, measures)) = file.main() else {
-                return Err(usage(format!("{} holds no measured model", path.display())));
-            };
-            runs.push(Compared { path: Some(path.clone()), ..Compared::new(name, measures) });
+        let groups = paths.iter().zip(names(paths)).map(|(path, name)| (name, vec![path.clone()])).collect();
+        Self::of_groups(groups)
+    }
+
+    /// As [`read`](Self::read), with runs pooled whose names differ only in a number at the end, such as `soft-0` and
+    /// `soft-1`: their seed. The runs of one seed must have been measured on the same episodes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), if there are fewer than two names, or not all have the same seeds.
+    pub fn pooled(paths: &[PathBuf]) -> Result<Self> {
+        let mut groups: Vec<(String, Vec<(String, PathBuf)>)> = Vec::new();
+        for (path, name) in paths.iter().zip(names(paths)) {
+            let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            let seed = name[stem.len()..].to_owned();
+            let stem = stem.trim_end_matches(['-', '_', '.', ' ']).to_owned();
+            if seed.is_empty() || stem.is_empty() {
+                return Err(usage(format!(
+                    "{name:?} does not end with a seed, as in soft-0: it cannot be pooled"
+                )));
+            }
+            match groups.iter_mut().find(|(name, _)| *name == stem) {
+                Some((_, runs)) => runs.push((seed, path.clone())),
+                None => groups.push((stem, vec![(seed, path.clone())])),
+            }
         }
-        let first = &files[0];
-        let same_base = files.iter().all(|file| file.fine_tuned.is_some() && file.baseline == first.baseline);
-        let baseline = first.baseline.as_ref().filter(|_| same_base);
+        if groups.len() < 2 {
+            return Err(usage("name runs of at least two names to compare"));
+        }
+        groups.iter_mut().for_each(|(_, runs)| runs.sort());
+        let seeds =
+            |runs: &[(String, PathBuf)]| runs.iter().map(|(seed, _)| seed.clone()).collect::<Vec<_>>();
+        let first = seeds(&groups[0].1);
+        if let Some((name, runs)) = groups.iter().find(|(_, runs)| seeds(runs) != first) {
+            return Err(usage(format!(
+                "{} has the seeds {} and {name} has {}: name runs of the same seeds",
+                groups[0].0,
+                first.join(", "),
+                seeds(runs).join(", ")
+            )));
+        }
+        let paths = |(name, runs): (String, Vec<(String, PathBuf)>)| {
+            (name, runs.into_iter().map(|(_, path)| path).collect())
+        };
+        Self::of_groups(groups.into_iter().map(paths).collect())
+    }
+
+    /// Groups of as many runs, each of a seed.
+    fn of_groups(groups: Vec<(String, Vec<PathBuf>)>) -> Result<Self> {
+        let read = |path: &PathBuf| EvalFile::of_run(path);
+        let files: Vec<Vec<EvalFile>> =
+            groups.iter().map(|(_, paths)| paths.iter().map(read).collect()).collect::<Result<_>>()?;
+        let seeds = groups[0].1.len();
+        for seed in 0..seeds {
+            let of_seed: Vec<(&Path, &EvalFile)> = groups
+                .iter()
+                .zip(&files)
+                .map(|((_, paths), files)| (paths[seed].as_path(), &files[seed]))
+                .collect();
+            check_episodes(&of_seed)?;
+        }
+        let mut runs: Vec<Compared> = Vec::new();
+        let mut first: Vec<&Measures> = Vec::new();
+        for ((name, paths), files) in groups.iter().zip(&files) {
+            let mut measures = Vec::new();
+            for (path, file) in paths.iter().zip(files) {
+                let Some((_, own)) = file.main() else {
+                    return Err(usage(format!("{} holds no measured model", path.display())));
+                };
+                measures.push(own);
+            }
+            let path = (seeds == 1).then(|| paths[0].clone());
+            let differences = if first.is_empty() { Vec::new() } else { differences(&measures, &first) };
+            runs.push(Compared { path, differences, ..Compared::new(name.clone(), &measures) });
+            if first.is_empty() {
+                first = measures;
+            }
+        }
+        let firsts = &files[0];
+        let same_base = |(seed, first): (usize, &EvalFile)| {
+            files.iter().all(|of| of[seed].fine_tuned.is_some() && of[seed].baseline == first.baseline)
+        };
+        let baselines: Option<Vec<&Measures>> = firsts.iter().map(|file| file.baseline.as_ref()).collect();
+        let baselines = baselines.filter(|_| firsts.iter().enumerate().all(same_base));
+        let teachers: Vec<&Measures> = firsts.iter().map(|file| &file.teacher).collect();
         Ok(Self {
             format_version: 1,
-            episodes: first.episodes,
-            answers: first.answers,
-            users: first.teacher.users,
+            seeds,
+            episodes: firsts.iter().map(|file| file.episodes).sum(),
+            answers: firsts.iter().map(|file| file.answers).sum(),
+            users: firsts.iter().map(|file| file.teacher.users).sum(),
             runs,
-            baseline: baseline.map(|measures| Compared::new("baseline".into(), measures)),
-            teacher: Compared::new("teacher".into(), &first.teacher),
+            baseline: baselines.map(|measures| Compared::new("baseline".into(), &measures)),
+            teacher: Compared::new("teacher".into(), &teachers),
         })
     }
 
@@ -109,26 +199,39 @@ impl Comparison {
 }
 
 impl Compared {
-    fn new(name: String, measures: &Measures) -> Self {
-        let estimates = |get: &dyn Fn(Measure) -> Option<f64>, error: &dyn Fn(Measure) -> Option<f64>| {
-            let estimate = |measure: Measure| {
-                let (mean, standard_error) = (get(measure)?, error(measure));
-                let interval = standard_error.map(|e| [mean - HALF_WIDTH * e, mean + HALF_WIDTH * e]);
-                Some(Estimate { measure, mean, standard_error, interval })
-            };
-            Measure::ALL.into_iter().filter_map(estimate).collect::<Vec<_>>()
+    /// Of one seed, or several.
+    fn new(name: String, seeds: &[&Measures]) -> Self {
+        let of = |measure: Measure| {
+            let each = seeds
+                .iter()
+                .map(|m| m.get(measure).map(|mean| Estimate::new(measure, mean, m.standard_error(measure))));
+            Estimate::pooled(each.collect::<Option<Vec<_>>>()?)
         };
-        let at = measures.by_observations.iter().map(|at| ComparedAt {
-            observations: at.observations,
-            answers: at.answers,
-            measures: estimates(&|m| at.get(m), &|m| at.standard_error(m)),
+        let numbers = seeds[0].by_observations.iter().map(|at| at.observations);
+        let at = numbers.map(|observations| {
+            let of_seed: Vec<&MeasuresAt> = (seeds.iter())
+                .filter_map(|m| m.by_observations.iter().find(|at| at.observations == observations))
+                .collect();
+            let of = |measure: Measure| {
+                let each = of_seed.iter().map(|at| {
+                    at.get(measure).map(|mean| Estimate::new(measure, mean, at.standard_error(measure)))
+                });
+                Estimate::pooled(each.collect::<Option<Vec<_>>>()?)
+            };
+            ComparedAt {
+                observations,
+                answers: of_seed.iter().map(|at| at.answers).sum(),
+                measures: Measure::ALL.into_iter().filter_map(of).collect(),
+            }
         });
+        let eces: Option<Vec<f64>> = seeds.iter().map(|m| m.ece).collect();
         Self {
             name,
             path: None,
-            measures: estimates(&|m| measures.get(m), &|m| measures.standard_error(m)),
-            ece: measures.ece,
+            measures: Measure::ALL.into_iter().filter_map(of).collect(),
+            ece: eces.map(|eces| eces.iter().sum::<f64>() / eces.len() as f64),
             by_observations: at.collect(),
+            differences: Vec::new(),
         }
     }
 
@@ -136,6 +239,45 @@ impl Compared {
     pub fn get(&self, measure: Measure) -> Option<Estimate> {
         self.measures.iter().find(|estimate| estimate.measure == measure).copied()
     }
+}
+
+impl Estimate {
+    fn new(measure: Measure, mean: f64, standard_error: Option<f64>) -> Self {
+        let interval = standard_error.map(|e| [mean - HALF_WIDTH * e, mean + HALF_WIDTH * e]);
+        Self { measure, mean, standard_error, interval }
+    }
+
+    /// The mean over seeds, whose users have nothing to do with one another; none of none.
+    fn pooled(seeds: Vec<Estimate>) -> Option<Self> {
+        let (first, n) = (*seeds.first()?, seeds.len() as f64);
+        if seeds.len() == 1 {
+            return Some(first);
+        }
+        let errors: Option<Vec<f64>> = seeds.iter().map(|e| e.standard_error).collect();
+        let error = errors.map(|errors| errors.iter().map(|e| e * e).sum::<f64>().sqrt() / n);
+        Some(Self::new(first.measure, seeds.iter().map(|e| e.mean).sum::<f64>() / n, error))
+    }
+}
+
+/// How much runs differ from the first ones, seed by seed on the same answers; nothing where a result is of a version that
+/// did not keep its users apart.
+fn differences(own: &[&Measures], first: &[&Measures]) -> Vec<Difference> {
+    let of = |measure: Measure| {
+        let of_seed = |(own, first): (&&Measures, &&Measures)| {
+            let (own, first) = (own.by_user.get(&measure)?, first.by_user.get(&measure)?);
+            let counts = |sums: &[(f64, usize)]| sums.iter().map(|(_, n)| *n).collect::<Vec<usize>>();
+            if counts(own) != counts(first) {
+                return None;
+            }
+            let sums = own.iter().zip(first).map(|((a, n), (b, _))| (a - b, *n));
+            let mean = ClusteredMean::of_sums(sums);
+            Some(Estimate::new(measure, mean.mean()?, mean.standard_error()))
+        };
+        let seeds: Vec<Estimate> = own.iter().zip(first).map(of_seed).collect::<Option<_>>()?;
+        let by_seed = if seeds.len() > 1 { seeds.iter().map(|e| e.mean).collect() } else { Vec::new() };
+        Some(Difference { estimate: Estimate::pooled(seeds)?, by_seed })
+    };
+    PAIRED.into_iter().filter_map(of).collect()
 }
 
 impl ComparedAt {
@@ -146,9 +288,9 @@ impl ComparedAt {
 }
 
 /// Numbers on different episodes say nothing about which run is better.
-fn check_episodes(paths: &[PathBuf], files: &[EvalFile]) -> Result<()> {
-    let first = files[0].episodes_fingerprint.as_deref();
-    for (path, file) in paths.iter().zip(files) {
+fn check_episodes(files: &[(&Path, &EvalFile)]) -> Result<()> {
+    let (first_path, first) = (files[0].0, files[0].1.episodes_fingerprint.as_deref());
+    for (path, file) in files {
         match file.episodes_fingerprint.as_deref() {
             None => {
                 return Err(usage(format!(
@@ -159,8 +301,8 @@ fn check_episodes(paths: &[PathBuf], files: &[EvalFile]) -> Result<()> {
             own if own != first => {
                 return Err(usage(format!(
                     "{} and {} were measured on different episodes: measure both on the same file with `bayesteach eval \
-                     --episodes FILE --out …` and compare what that writes",
-                    paths[0].display(),
+                     --episodes FILE --out …` and compare what that writes (runs of several seeds are pooled with --pool)",
+                    first_path.display(),
                     path.display()
                 )));
             }

@@ -17,6 +17,6 @@ mod style;
 mod svg;
 
 pub use belief::belief_page;
-pub use compare::{Compared, ComparedAt, Comparison, Estimate};
+pub use compare::{Compared, ComparedAt, Comparison, Difference, Estimate};
 pub use live::{LIVE_RUNS, live, live_page};
 pub use page::{PLOTS_FOLDER, REPORT_FILE, write};
