@@ -9,7 +9,7 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use super::eval::{TestSet, measure};
-use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, run_of, tokens_of};
+use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_of, tokens_of};
 use super::table;
 use super::train::file_has_lines;
 use super::{Context, Done, note, print, teach, warn};
@@ -37,6 +37,9 @@ pub(super) struct TransferArgs {
     /// Write all measures as JSON
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
+    /// For the model without an adapter
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -83,6 +86,11 @@ struct Measured {
 
 pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     if let Some(out) = &args.out {
+        let worlds = args.worlds.iter().filter_map(|world| world.split("::").next()).map(Path::new);
+        let adapters: Vec<PathBuf> = args.adapters.iter().map(|dir| adapter_folder(dir)).collect();
+        let inputs =
+            worlds.chain([Path::new(&args.model.source)]).chain(adapters.iter().map(PathBuf::as_path));
+        files::check_apart(&[out], &inputs.collect::<Vec<_>>())?;
         files::check_writable(out)?;
     }
     let mut worlds = Vec::new();
@@ -99,7 +107,7 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     let mut rows = Vec::new();
     for adapter in std::iter::once(None).chain(args.adapters.iter().map(Some)) {
         let (name, tokens) = match adapter {
-            None => ("baseline".to_string(), TokensConfig::default()),
+            None => ("baseline".to_string(), args.template.over(TokensConfig::default())),
             Some(dir) => {
                 decoder.set_adapter(Some(&source.adapter(dir)?))?;
                 (name_of(dir, &rows), tokens_of(&adapter_folder(dir))?)
