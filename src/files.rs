@@ -1,10 +1,15 @@
 //! Files that are written whole or not at all.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::error::usage;
 
 /// Writes `bytes` to `path`: to a temporary file beside it, synced, then renamed into place.
 ///
@@ -18,6 +23,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     let dir = folder(path);
     let mut file = temporary_file(dir).with_context(at)?;
+    let _unfinished = Unfinished::new(file.path());
     file.write_all(bytes).with_context(at)?;
     file.as_file().sync_all().with_context(at)?;
     file.persist(path).with_context(at)?;
@@ -52,6 +58,42 @@ pub fn check_writable(path: &Path) -> Result<()> {
     probe.map(drop).map_err(|kind| anyhow::anyhow!("cannot write {}: {kind}", path.display()))
 }
 
+/// Files of a folder that a program loads a model or an adapter from.
+const LOADED: [&str; 5] = [".safetensors", ".gguf", "config.json", "tokenizer.json", "chat_template.jinja"];
+
+/// Fails where writing `outputs` would destroy something: one of the files `inputs`, by whatever path and also through
+/// links, a file that models are loaded from in one of the folders `inputs`, or another output.
+///
+/// # Errors
+/// A usage error that names both paths.
+pub fn check_apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
+    for (i, output) in outputs.iter().enumerate() {
+        if outputs[..i].iter().any(|other| is_same(output, other)) {
+            return Err(usage(format!("{} is named for two outputs: name two files", output.display())));
+        }
+        for input in inputs {
+            let loaded = |name: &str| LOADED.iter().any(|end| name.ends_with(end));
+            let name = output.file_name().unwrap_or_default().to_string_lossy();
+            let within = input.is_dir() && output.is_file() && is_same(folder(output), input);
+            if is_same(output, input) || (within && loaded(&name)) {
+                return Err(usage(format!(
+                    "{} would be written over {}, which is read: name another file to write",
+                    output.display(),
+                    if within { "a file of ".to_owned() } else { String::new() }
+                        + &input.display().to_string()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether two paths are of one file or folder. Devices and pipes can be written to and read at once.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    a == b && !device(a) || !device(a) && !device(b) && same_file::is_same_file(a, b).unwrap_or(false)
+}
+
 /// Writes `value` as indented JSON with a final newline, as [`write()`] does.
 ///
 /// # Errors
@@ -76,6 +118,13 @@ pub fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Words of a command line as a POSIX shell takes them.
+pub fn quoted(word: impl AsRef<Path>) -> String {
+    let word = word.as_ref().display().to_string();
+    // Nothing can be done about a NUL, which no path has.
+    shlex::try_quote(&word).map(|quoted| quoted.into_owned()).unwrap_or(word)
+}
+
 /// Makes renames in `dir` durable, where the system can.
 pub fn sync_folder(dir: &Path) {
     // Some systems cannot open a folder; the rename itself is atomic all the same.
@@ -93,7 +142,7 @@ pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     let parent = folder(path);
     let at = || format!("cannot write {}", path.display());
     std::fs::create_dir_all(parent).with_context(at)?;
-    let new = tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent).with_context(at)?;
+    let new = TemporaryFolder::within(parent).with_context(at)?;
     fill(new.path())?;
     for entry in std::fs::read_dir(new.path()).with_context(at)? {
         let file = std::fs::File::open(entry.with_context(at)?.path()).with_context(at)?;
@@ -101,6 +150,9 @@ pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     }
     sync_folder(new.path());
     make_readable(new.path()).with_context(at)?;
+    let TemporaryFolder { dir: new, unfinished } = new;
+    // Who ends the process waits until the new folder stands.
+    let swap = all_unfinished();
     // A folder cannot be renamed over one with files in it; the old one steps aside until the new one stands.
     let old = if path.exists() {
         let aside = tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent).with_context(at)?;
@@ -109,11 +161,91 @@ pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     } else {
         None
     };
-    let new = new.keep();
-    std::fs::rename(&new, path).with_context(at)?;
+    if let Err(error) = std::fs::rename(new.path(), path) {
+        if let Some(aside) = &old {
+            let _ = std::fs::rename(aside.path().join("old"), path);
+        }
+        return Err(error).with_context(at);
+    }
+    let _ = new.keep();
+    drop(swap);
+    drop(unfinished);
+    let _unfinished = old.as_ref().map(|aside| Unfinished::new(aside.path()));
     sync_folder(parent);
     drop(old);
     Ok(())
+}
+
+/// What is there only while this process works on it: removed where the process ends by [`abandon`].
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn all_unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Self {
+        all_unfinished().insert(path.to_path_buf());
+        Self(path.to_path_buf())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        all_unfinished().remove(&self.0);
+    }
+}
+
+/// Removes what is not whole, for a process that is about to end at once: nothing is finished any more from here on.
+pub fn abandon() {
+    let all = all_unfinished();
+    for path in all.iter() {
+        // The thread that writes there may put another file into the folder meanwhile.
+        for _ in 0..100 {
+            let _ = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
+            if std::fs::symlink_metadata(path).is_err() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    std::mem::forget(all);
+}
+
+/// A folder that goes with its owner, also where the user ends the process.
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    // Removed before it is forgotten.
+    dir: TempDir,
+    unfinished: Unfinished,
+}
+
+impl TemporaryFolder {
+    /// A new one where the system keeps temporary files.
+    ///
+    /// # Errors
+    /// If the system cannot make one.
+    pub fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bayesteach-").tempdir();
+        Ok(Self::of(dir.context("cannot make a temporary folder")?))
+    }
+
+    fn within(parent: &Path) -> std::io::Result<Self> {
+        Ok(Self::of(tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent)?))
+    }
+
+    fn of(dir: TempDir) -> Self {
+        let unfinished = Unfinished::new(dir.path());
+        Self { dir, unfinished }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 /// Temporary folders are private; what is kept gets the usual permissions.

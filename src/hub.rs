@@ -5,10 +5,12 @@
 //! (other programs download what they need and no more) is completed.
 
 mod progress;
+mod silence;
 
 pub mod push;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
@@ -16,6 +18,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::usage;
 use progress::Download;
+use silence::{Pulse, within};
 
 /// How to reach the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,26 @@ pub struct HubSettings {
     pub endpoint: Option<String>,
     /// Whether downloads show their progress (on standard error).
     pub progress: bool,
+    /// How long the hub may say nothing before a download is given up.
+    pub silence: Duration,
+}
+
+impl HubSettings {
+    /// Refuses a token that cannot stand in a request, without showing it.
+    ///
+    /// # Errors
+    /// A usage error.
+    fn check_token(&self) -> Result<()> {
+        let is_sound = |token: &String| token.chars().all(|c| c.is_ascii_graphic());
+        ensure!(
+            self.token.as_ref().is_none_or(is_sound),
+            usage(
+                "the hub's token (HF_TOKEN, or the file that `hf auth login` wrote) has characters that no token has, such \
+                 as a space or a line break: set it again"
+            )
+        );
+        Ok(())
+    }
 }
 
 /// A model's files.
@@ -246,14 +269,20 @@ impl HubModel {
         if there.is_file() {
             return Ok(there);
         }
-        let repo = api.repo(self.repo(commit));
-        let known = api.metadata(&repo.url(name)).map_err(explain)?;
+        let url = api.repo(self.repo(commit)).url(name);
+        let asked = api.clone();
+        let known = self.ask(settings, name, move |_| asked.metadata(&url))?.map_err(explain)?;
         let part = cached.blob_path(known.etag()).with_extension("part");
         // What is as long as the whole is not continued: the hub would refuse.
         if std::fs::metadata(&part).is_ok_and(|part| part.len() >= known.size() as u64) {
             std::fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?;
         }
-        let path = repo.download_with_progress(name, Download::new(!settings.progress)).map_err(explain)?;
+        let (repo, quiet, file) = (api.repo(self.repo(commit)), !settings.progress, name.to_owned());
+        let path = self
+            .ask(settings, name, move |pulse| {
+                repo.download_with_progress(&file, Download::new(quiet, pulse))
+            })?
+            .map_err(explain)?;
         let size = std::fs::metadata(&path).map_or(0, |file| file.len());
         if size != known.size() as u64 {
             let blob = cached.blob_path(known.etag());
@@ -269,7 +298,47 @@ impl HubModel {
         Ok(path)
     }
 
+    /// What the hub answers, unless it says nothing for too long.
+    fn ask<T: Send + 'static>(
+        &self,
+        settings: &HubSettings,
+        what: &str,
+        work: impl FnOnce(Pulse) -> T + Send + 'static,
+    ) -> Result<T> {
+        within(settings.silence, work).with_context(|| {
+            format!(
+                "the download of {} stalled: nothing came for {} s ({what}). Check the network; the same command again goes \
+                 on where it stopped",
+                self.describe(),
+                settings.silence.as_secs_f64()
+            )
+        })
+    }
+
+    /// Refuses a repository of GGUF files before anything is downloaded.
+    fn check_files(&self, files: Files, names: &[&str]) -> Result<()> {
+        let has = |name: &str| names.contains(&name);
+        let lacks = [
+            (!has("config.json"), "config.json"),
+            (files.has_tokenizer() && !has("tokenizer.json"), "tokenizer.json"),
+            (files.has_weights() && !has(WEIGHTS) && !has(WEIGHTS_INDEX), WEIGHTS),
+        ];
+        let lacks: Vec<&str> = lacks.iter().filter(|(lacks, _)| *lacks).map(|(_, name)| *name).collect();
+        let ggufs: Vec<&str> =
+            names.iter().filter(|name| name.to_lowercase().ends_with(".gguf")).copied().collect();
+        let (Some(first), false) = (ggufs.first(), lacks.is_empty()) else { return Ok(()) };
+        bail!(
+            "{} has GGUF files ({first}{}), and no {}: download the one that you want, with `hf download {} {first}` for \
+             example, and give its path as the model",
+            self.describe(),
+            if ggufs.len() > 1 { format!(" and {} more", ggufs.len() - 1) } else { String::new() },
+            lacks.join(", no "),
+            self.id
+        )
+    }
+
     fn download(&self, files: Files, settings: &HubSettings) -> Result<Snapshot> {
+        settings.check_token()?;
         let explain = |error: ApiError| explain(self, settings, &error);
         let cache = Cache::new(settings.cache.clone());
         let mut builder =
@@ -278,11 +347,16 @@ impl HubModel {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         let api: Api = builder.build().map_err(explain)?;
-        let info = api.repo(self.repo(&self.revision)).info().map_err(explain)?;
+        let repo = api.repo(self.repo(&self.revision));
+        let info = self.ask(settings, "its list of files", move |_| repo.info())?.map_err(explain)?;
 
         // Files are asked for by commit, so that all are of the same one, whatever is pushed meanwhile.
         let fetch = |name: &str| self.fetch(&api, &cache, &info.sha, name, settings);
         let has = |name: &str| info.siblings.iter().any(|file| file.rfilename == name);
+        self.check_files(
+            files,
+            &info.siblings.iter().map(|file| file.rfilename.as_str()).collect::<Vec<_>>(),
+        )?;
         let absent = self.absent(&info.sha, settings);
         for name in SMALL_FILES {
             if has(name) {

@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bayesteach::error::UsageError;
 use bayesteach::hub::{Files, HubSettings, resolve};
@@ -14,7 +15,14 @@ use bayesteach::hub::{Files, HubSettings, resolve};
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn settings(cache: &Path) -> HubSettings {
-    HubSettings { cache: cache.to_owned(), token: None, offline: true, endpoint: None, progress: false }
+    HubSettings {
+        cache: cache.to_owned(),
+        token: None,
+        offline: true,
+        endpoint: None,
+        progress: false,
+        silence: Duration::from_secs(60),
+    }
 }
 
 fn write(path: &Path, text: &str) {
@@ -214,6 +222,41 @@ fn a_file_that_comes_short_is_not_kept() {
     assert!(!cache.path().join("models--org--name/blobs/model.safetensors-etag").exists());
 }
 
+#[test]
+fn a_download_that_stalls_is_given_up() {
+    let files =
+        [("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "stalls in the middle")];
+    let (address, _) = hub(HashMap::from(files));
+    let cache = tempfile::tempdir().unwrap();
+    let silence = Duration::from_millis(400);
+    let settings = HubSettings { offline: false, endpoint: Some(address), silence, ..settings(cache.path()) };
+    let begun = Instant::now();
+    let error = error_of(resolve("org/name", None, Files::All, &settings));
+    assert_says(&error, &["stalled", "model.safetensors", "0.4 s", "same command again", "where it stopped"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let part = cache.path().join("models--org--name/blobs/model.part");
+    assert_eq!(std::fs::read_to_string(part).unwrap(), "stalls");
+    // Nobody answers at all.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Some(format!("http://{}", silent.local_addr().unwrap()));
+    let error = error_of(resolve("org/other", None, Files::All, &HubSettings { endpoint, ..settings }));
+    assert_says(&error, &["stalled", "list of files"]);
+}
+
+#[test]
+fn a_repository_of_gguf_files_says_how_to_go_on() {
+    let (address, log) =
+        hub(HashMap::from([("config.json", "{}"), ("model-q4.gguf", "GGUF"), ("model-q8.gguf", "GGUF")]));
+    let cache = tempfile::tempdir().unwrap();
+    let settings = HubSettings { offline: false, endpoint: Some(address), ..settings(cache.path()) };
+    let error = error_of(resolve("org/name", None, Files::All, &settings));
+    assert_says(
+        &error,
+        &[".gguf and 1 more", "no tokenizer.json", "no model.safetensors", "hf download", "path"],
+    );
+    assert_eq!(log.lock().unwrap().len(), 1, "nothing is downloaded in vain");
+}
+
 type Log = Arc<Mutex<Vec<String>>>;
 
 /// Serves `org/name` and refuses `org/gated`; returns its address and the requests that it gets.
@@ -264,12 +307,20 @@ fn answer_request(mut stream: TcpStream, files: &HashMap<&'static str, &'static 
     if body.starts_with("cut short") && part.len() > 1 {
         part = &part[..part.len() - 5];
     }
+    let promised = part.len();
+    if body.starts_with("stalls") && part.len() > 1 {
+        part = &part[..6];
+    }
     let response = format!(
         "HTTP/1.1 {status}\r\nx-repo-commit: {COMMIT}\r\netag: \"{name}-etag\"\r\ncontent-range: bytes {first}-{last}/{size}\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{part}",
-        part.len()
+         content-length: {promised}\r\nconnection: close\r\n\r\n{part}"
     );
     let _ = stream.write_all(response.as_bytes());
+    if body.starts_with("stalls") && part.len() > 1 {
+        // The rest is promised and never comes.
+        let _ = stream.flush();
+        std::thread::sleep(Duration::from_secs(30));
+    }
 }
 
 #[test]

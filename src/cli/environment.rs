@@ -1,8 +1,12 @@
 //! The environment variables that the program reads: those of Hugging Face's own tools.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::hub::HubSettings;
+
+/// How long the hub may say nothing, unless the environment says otherwise.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Cache, token, offline mode and endpoint, from where `huggingface_hub` looks for them.
 pub(super) fn hub_settings() -> HubSettings {
@@ -27,5 +31,8 @@ pub(super) fn hub_settings() -> HubSettings {
         offline,
         endpoint: var("HF_ENDPOINT"),
         progress: true,
+        silence: var("HF_HUB_DOWNLOAD_TIMEOUT")
+            .and_then(|seconds| seconds.trim().parse().ok())
+            .map_or(SILENCE, Duration::from_secs),
     }
 }

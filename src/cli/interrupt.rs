@@ -1,5 +1,5 @@
 //! Ctrl-C: while training, the first finishes the step and writes a checkpoint; otherwise, and the second time,
-//! the process ends at once. Nothing half-written stays either way.
+//! the process ends at once. Nothing half-written stays either way: what was being written is removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ impl Interrupt {
         ctrlc::set_handler(move || {
             let again = handler.stop.swap(true, Ordering::SeqCst);
             if again || !handler.graceful.load(Ordering::SeqCst) {
+                crate::files::abandon();
                 std::process::exit(130);
             }
             super::note(

@@ -10,7 +10,8 @@ use super::model::adapter_folder;
 use super::{Context, Done, note, print};
 use crate::error::usage;
 use crate::export::card;
-use crate::hub::push::{Destination, push};
+use crate::files::TemporaryFolder;
+use crate::hub::push::{Destination, check, push};
 use crate::model::peft;
 
 #[derive(Args)]
@@ -41,15 +42,13 @@ pub(super) fn command(args: &PushArgs, context: &Context) -> Result<Done> {
     }
     let to =
         Destination { id: args.repository.clone(), private: args.private, message: args.message.clone() };
-    if context.hub.token.is_none() {
-        // Said before anything is written.
-        push(&folder, &[], &to, &context.hub, &note)?;
-    }
+    // Said before anything is written.
+    check(&to, &context.hub)?;
     let made = if folder.join(card::FILE).is_file() {
         None
     } else {
         note("there is no model card: exporting the adapter with one");
-        let place = tempfile::tempdir()?;
+        let place = TemporaryFolder::new()?;
         adapter_with_card(&folder, &place.path().join("adapter"), context)?;
         Some(place)
     };

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use hf_hub::api::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::silence::Pulse;
+
 /// Time between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(15);
 
@@ -17,11 +19,12 @@ pub(super) struct Download {
     done: usize,
     bar: Option<ProgressBar>,
     last_line: Instant,
+    pulse: Pulse,
 }
 
 impl Download {
-    pub(super) fn new(quiet: bool) -> Self {
-        Self { quiet, name: String::new(), size: 0, done: 0, bar: None, last_line: Instant::now() }
+    pub(super) fn new(quiet: bool, pulse: Pulse) -> Self {
+        Self { quiet, name: String::new(), size: 0, done: 0, bar: None, last_line: Instant::now(), pulse }
     }
 
     fn line(&self) {
@@ -34,6 +37,7 @@ impl Download {
 impl Progress for Download {
     /// Called again where a download goes on after an interruption.
     fn init(&mut self, size: usize, filename: &str) {
+        self.pulse.beat();
         (self.size, self.done, self.name) = (size, 0, filename.to_owned());
         if self.quiet || !std::io::stderr().is_terminal() {
             return;
@@ -48,6 +52,7 @@ impl Progress for Download {
     }
 
     fn update(&mut self, size: usize) {
+        self.pulse.beat();
         self.done += size;
         match &self.bar {
             Some(bar) => bar.set_position(self.done as u64),

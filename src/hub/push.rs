@@ -63,17 +63,7 @@ pub fn push(
     settings: &HubSettings,
     progress: &dyn Fn(&str),
 ) -> Result<String> {
-    ensure!(
-        is_plain(&to.id) && to.id.split('/').count() == 2,
-        usage(format!("{:?} is not a repository such as your-name/your-adapter", to.id))
-    );
-    ensure!(!settings.offline, usage("HF_HUB_OFFLINE forbids to reach the hub: unset it to upload"));
-    let Some(token) = &settings.token else {
-        return Err(usage(
-            "there is no token, so the hub cannot know who you are: make one with write access in the hub's settings, then \
-             set HF_TOKEN or log in with `hf auth login`",
-        ));
-    };
+    let token = check(to, settings)?;
     let files = files(folder, without)?;
     let config =
         Agent::config_builder().http_status_as_error(false).timeout_connect(Some(Duration::from_secs(30)));
@@ -90,6 +80,25 @@ pub fn push(
     hub.upload_large(&large, progress)?;
     progress(&format!("committing {} files", files.len()));
     hub.commit(&files, &is_large, &to.message)
+}
+
+/// The token, where nothing stands in the way of an upload as far as that can be told without the hub.
+///
+/// # Errors
+/// As [`push`], before anything is read.
+pub fn check<'a>(to: &Destination, settings: &'a HubSettings) -> Result<&'a str> {
+    ensure!(
+        is_plain(&to.id) && to.id.split('/').count() == 2,
+        usage(format!("{:?} is not a repository such as your-name/your-adapter", to.id))
+    );
+    ensure!(!settings.offline, usage("HF_HUB_OFFLINE forbids to reach the hub: unset it to upload"));
+    settings.check_token()?;
+    settings.token.as_deref().ok_or_else(|| {
+        usage(
+            "there is no token, so the hub cannot know who you are: make one with write access in the hub's settings, then \
+             set HF_TOKEN or log in with `hf auth login`",
+        )
+    })
 }
 
 fn files(folder: &Path, without: &[&str]) -> Result<Vec<File>> {
