@@ -236,6 +236,10 @@ pub struct Problem {
 pub fn scan(path: &Path, mut f: impl FnMut(usize, &str) -> Result<(), Vec<String>>) -> Result<Vec<Problem>> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut file = std::io::BufReader::new(file);
+    let start = file.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+    if let Some(kind) = binary(start) {
+        bail!("{} is {kind}, no text: lines of JSON are wanted", path.display());
+    }
     let mut problems = Vec::new();
     let mut bytes = Vec::new();
     for line in 1.. {
@@ -253,6 +257,23 @@ pub fn scan(path: &Path, mut f: impl FnMut(usize, &str) -> Result<(), Vec<String
         problems.extend(found.into_iter().map(|message| Problem { line, message }));
     }
     Ok(problems)
+}
+
+/// What a file that is no text seems to be, by its beginning.
+fn binary(start: &[u8]) -> Option<&'static str> {
+    // The length of a header of JSON, and the header.
+    let is_safetensors = start.get(3..9).is_some_and(|bytes| bytes == b"\0\0\0\0\0{");
+    Some(match start {
+        [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
+        _ if is_safetensors => "a safetensors file",
+        [0x1f, 0x8b, ..] => "a compressed file (gzip)",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "a compressed file (zstd)",
+        [b'P', b'K', 3, 4, ..] => "a zip archive",
+        [b'P', b'A', b'R', b'1', ..] => "a Parquet file",
+        // One within good lines is a problem of its line.
+        _ if start.iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == 0) => "a binary file",
+        _ => return None,
+    })
 }
 
 /// Calls `f` with every non-blank line of a file; an error of `f` gets file and line number.

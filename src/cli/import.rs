@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use super::output::print_problems;
 use super::{Done, note, print};
 use crate::config::RunConfig;
 use crate::episode;
@@ -50,6 +51,9 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) fn command(args: &ImportArgs) -> Result<Done> {
+    let inputs = [Some(&args.file), args.interactions.as_ref(), args.teacher.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    files::check_apart(&[&args.out], &inputs)?;
     files::check_writable(&args.out)?;
     let format = match Format::NAMES.into_iter().find(|(name, _)| *name == args.format) {
         Some((_, format)) => format,
@@ -61,9 +65,7 @@ pub(super) fn command(args: &ImportArgs) -> Result<Done> {
     };
     args.check(format)?;
     let imported = read(args, format)?;
-    for problem in &imported.problems {
-        print(&format!("{}:{}: {}", args.file.display(), problem.line, problem.message));
-    }
+    print_problems(&args.file, &imported.problems);
     imported.notes.iter().for_each(|text| note(text));
     let (good, bad) = (imported.episodes.len(), imported.problems.len());
     if bad > 0 && !args.skip_bad {

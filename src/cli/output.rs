@@ -1,10 +1,13 @@
 //! What this process says, and where: results on standard output, progress and warnings on standard error.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use anyhow::Result;
 use serde::Serialize;
+
+use crate::episode::Problem;
 
 /// How much is said, settled once by the command line before anything is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +34,19 @@ pub(super) fn manner() -> Manner {
 pub(super) fn print(text: &str) {
     if !manner().json {
         write_out(text);
+    }
+}
+
+/// Problems of a file that are worth reading; whoever gets more has another mistake to mend first.
+const PROBLEMS_SHOWN: usize = 100;
+
+/// Prints what is wrong with a file, line by line.
+pub(super) fn print_problems(file: &Path, problems: &[Problem]) {
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        print(&format!("{}:{}: {}", file.display(), problem.line, problem.message));
+    }
+    if problems.len() > PROBLEMS_SHOWN {
+        print(&format!("{}: and {} more problems", file.display(), problems.len() - PROBLEMS_SHOWN));
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::model::Source;
+use super::output::print_problems;
 use super::{Context, Done, print};
 use crate::episode::Problem;
 use crate::hub::Files;
@@ -80,9 +81,7 @@ fn tell(file: &Path, checked: &CheckedFile, pipeline: Option<&Pipeline>, counts:
         problems.extend(found);
         problems.sort_by_key(|problem| problem.line);
     }
-    for problem in &problems {
-        print(&format!("{}:{}: {}", file.display(), problem.line, problem.message));
-    }
+    print_problems(file, &problems);
     let mut lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
     lines.dedup();
     counts.lines += lines.len();

@@ -23,16 +23,32 @@ pub struct MessagesOptions {
 
 #[derive(Deserialize)]
 struct Dialogue {
-    messages: Vec<Said>,
+    messages: Vec<Raw>,
     id: Option<Value>,
     idx: Option<Value>,
     user: Option<Value>,
 }
 
+/// A message as it stands in the file.
 #[derive(Deserialize)]
+struct Raw {
+    role: String,
+    /// Text, or a list of parts.
+    #[serde(default)]
+    content: Value,
+    #[serde(flatten)]
+    labels: Labels,
+}
+
 struct Said {
     role: Role,
     content: String,
+    labels: Labels,
+}
+
+/// What may stand beside the content of an assistant's message.
+#[derive(Clone, Deserialize)]
+struct Labels {
     /// Soft labels: each option's probability.
     probs: Option<Map<String, Value>>,
     /// The label that stands in the content, where that is not plain.
@@ -42,6 +58,36 @@ struct Said {
     weight: Option<f64>,
     /// The byte at which the label begins, where that is not plain.
     start: Option<usize>,
+}
+
+impl Raw {
+    fn read(&self) -> Result<Said> {
+        let role = [Role::System, Role::User, Role::Assistant].into_iter().find(|r| r.as_str() == self.role);
+        let role = match (role, self.role.as_str()) {
+            (Some(role), _) => role,
+            (None, "tool" | "function") => bail!(
+                "its role is {:?}: dialogues with tools are not taken, only messages of system, user and assistant",
+                self.role
+            ),
+            _ => bail!("its role is {:?}, which is none of system, user and assistant", self.role),
+        };
+        Ok(Said { role, content: text(&self.content)?, labels: self.labels.clone() })
+    }
+}
+
+/// The text of a message, which some programs write in parts.
+fn text(content: &Value) -> Result<String> {
+    let part = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
+        (Some("text"), Some(text)) => Ok(text.to_owned()),
+        (Some(kind), _) => bail!("a part of its content is of the type {kind:?}: only text is taken"),
+        _ => bail!("a part of its content is {part}, which is no text"),
+    };
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(parts) => parts.iter().map(part).collect(),
+        Value::Null => bail!("it has no content, as calls of tools have none: only text is taken"),
+        other => bail!("its content is {other}, which is no text"),
+    }
 }
 
 /// Reads dialogues. A line that is only the beginning of another line's dialogue is left out: its answers are all in the
@@ -57,10 +103,15 @@ pub fn messages(path: &Path, options: &MessagesOptions) -> Result<Imported> {
     let mut beginnings: HashSet<blake3::Hash> = HashSet::new();
     let problems = scan(path, |line, text| {
         let dialogue: Dialogue = parse_json(text)?;
-        let whole = hash(&dialogue.messages, &mut beginnings);
-        let episode =
-            episode(&dialogue, &stem, line, pattern.as_ref()).map_err(|e| vec![format!("{e:#}")])?;
-        lines.push((line, whole, episode));
+        let said = |(i, raw): (usize, &Raw)| raw.read().with_context(|| format!("message {i}"));
+        let read = || -> Result<_> {
+            let messages: Vec<Said> =
+                dialogue.messages.iter().enumerate().map(said).collect::<Result<_>>()?;
+            let episode = episode(&dialogue, &messages, &stem, line, pattern.as_ref())?;
+            Ok((messages, episode))
+        };
+        let (messages, episode) = read().map_err(|e| vec![format!("{e:#}")])?;
+        lines.push((line, hash(&messages, &mut beginnings), episode));
         Ok(())
     })?;
     ensure!(!lines.is_empty() || !problems.is_empty(), "{}: there is nothing in it", path.display());
@@ -82,6 +133,18 @@ pub fn messages(path: &Path, options: &MessagesOptions) -> Result<Imported> {
         imported
             .notes
             .push(format!("{shorter} lines are only the beginning of another's dialogue: left out"));
+    }
+    let told = imported.episodes.iter().flat_map(|e| &e.messages).filter(|m| m.role == Role::Assistant);
+    let (all, silent) =
+        told.fold((0, 0), |(all, silent), m| (all + 1, silent + usize::from(m.answer.is_none())));
+    if silent > 0 {
+        imported.notes.push(format!(
+            "{silent} of {all} assistant messages {}: they are part of the dialogue, and nothing is asked of them",
+            match pattern {
+                None => "have no probs",
+                Some(_) => "have no probs and do not say one of the options in the words of --answer",
+            }
+        ));
     }
     let hint = match pattern {
         None => "no assistant message has probs: give --options A,B,… for what was said to be the target",
@@ -107,7 +170,13 @@ fn hash(messages: &[Said], beginnings: &mut HashSet<blake3::Hash>) -> blake3::Ha
     hasher.finalize()
 }
 
-fn episode(dialogue: &Dialogue, stem: &str, line: usize, pattern: Option<&Pattern>) -> Result<Episode> {
+fn episode(
+    dialogue: &Dialogue,
+    said: &[Said],
+    stem: &str,
+    line: usize,
+    pattern: Option<&Pattern>,
+) -> Result<Episode> {
     let name = |value: &Option<Value>| match value {
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -115,8 +184,8 @@ fn episode(dialogue: &Dialogue, stem: &str, line: usize, pattern: Option<&Patter
     };
     let id = format!("{stem}-{line:06}");
     let user = name(&dialogue.user).or_else(|| name(&dialogue.idx)).or_else(|| name(&dialogue.id));
-    let mut messages = Vec::with_capacity(dialogue.messages.len());
-    for (i, said) in dialogue.messages.iter().enumerate() {
+    let mut messages = Vec::with_capacity(said.len());
+    for (i, said) in said.iter().enumerate() {
         let answer = answer(said, pattern).with_context(|| format!("message {i}"))?;
         messages.push(Message { role: said.role, content: said.content.clone(), answer });
     }
@@ -127,7 +196,7 @@ fn episode(dialogue: &Dialogue, stem: &str, line: usize, pattern: Option<&Patter
 }
 
 fn answer(said: &Said, pattern: Option<&Pattern>) -> Result<Option<Answer>> {
-    if let Some(probs) = &said.probs {
+    if let Some(probs) = &said.labels.probs {
         return soft(said, probs, pattern).map(Some);
     }
     let Some(pattern) = pattern.filter(|_| said.role == Role::Assistant) else { return Ok(None) };
@@ -140,7 +209,7 @@ fn answer(said: &Said, pattern: Option<&Pattern>) -> Result<Option<Answer>> {
         predictive: None,
         said: index,
         truth: truth(said, &pattern.options)?,
-        weight: said.weight.unwrap_or(1.0),
+        weight: said.labels.weight.unwrap_or(1.0),
         observations: None,
         belief: None,
     }))
@@ -158,7 +227,7 @@ fn soft(said: &Said, probs: &Map<String, Value>, pattern: Option<&Pattern>) -> R
     // Written with few digits; what is far from a distribution is a mistake.
     ensure!((sum - 1.0).abs() <= 0.01, "the probabilities sum to {sum}, not to 1");
     values.iter_mut().for_each(|p| *p /= sum);
-    let (index, start) = match (&said.said, said.start) {
+    let (index, start) = match (&said.labels.said, said.labels.start) {
         (Some(label), start) => {
             let index = position(&options, label).with_context(|| format!("said is {label:?}"))?;
             (index, start.map_or_else(|| only_place(&said.content, label), Ok)?)
@@ -190,14 +259,15 @@ fn soft(said: &Said, probs: &Map<String, Value>, pattern: Option<&Pattern>) -> R
         said: index,
         truth: truth(said, &options)?,
         options,
-        weight: said.weight.unwrap_or(1.0),
+        weight: said.labels.weight.unwrap_or(1.0),
         observations: None,
         belief: None,
     })
 }
 
 fn truth(said: &Said, options: &[String]) -> Result<Option<usize>> {
-    said.truth
+    said.labels
+        .truth
         .as_ref()
         .map(|label| position(options, label).with_context(|| format!("truth is {label:?}")))
         .transpose()
