@@ -13,6 +13,7 @@ use super::live::{PartnerArgs, Place, append_episode};
 use super::model::ComputeArgs;
 use super::{Context, Done, note, print};
 use crate::error::usage;
+use crate::files;
 use crate::report::{LIVE_RUNS, REPORT_FILE, belief_page, live, live_page};
 use crate::session::{Look, Predictor, Probes};
 use crate::teacher::{Evidence, Session, Sessions};
@@ -26,8 +27,9 @@ pub(super) struct ViewArgs {
     #[arg(long, default_value_t = 6007)]
     port: u16,
     /// Where answers given on the belief pages are saved, if the visitor asks for it
-    #[arg(long, value_name = "FILE.jsonl", default_value = "people.jsonl")]
-    save: PathBuf,
+    /// [default: people.jsonl]
+    #[arg(long, value_name = "FILE.jsonl")]
+    save: Option<PathBuf>,
     /// Questions a trait by which the model's beliefs are found out after every answer; 0 spares their time
     #[arg(long, default_value_t = 4)]
     probes: usize,
@@ -44,6 +46,10 @@ pub(super) fn command(args: ViewArgs, context: &Context) -> Result<Done> {
     if let Some(missing) = runs.iter().find(|run| !run.is_dir()) {
         return Err(usage(format!("{}: there is no such folder", missing.display())));
     }
+    if let Some(save) = &save {
+        files::check_writable(save)?;
+    }
+    let save = save.unwrap_or_else(|| PathBuf::from("people.jsonl"));
     let server = Server::http(("127.0.0.1", port)).map_err(|error| {
         anyhow!("cannot listen on port {port} ({error}): choose another --port, or 0 for any")
     })?;

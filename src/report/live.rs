@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::chart::{Line, Look, value};
 use super::compare::{Compared, Comparison, Estimate, names};
+use super::page::REPORT_FILE;
 use super::plots::{Chart, course, draw};
 use super::run::Run;
 use super::style::{self, RUNS, Who};
@@ -90,7 +91,7 @@ fn row(number: usize, dir: &Path, name: &str, run: Result<&Run, &String>) -> Str
             let told = |name: &str| last(name).map_or("–".to_string(), value);
             let step = run.course("loss").last().map_or(0.0, |(step, _)| *step);
             let steps = run.max_steps().map_or(String::new(), |steps| format!(" of {steps}"));
-            let result = if run.is_measured() {
+            let result = if dir.join(REPORT_FILE).is_file() {
                 format!("<a href=\"/report/{number}\">report</a>")
             } else {
                 "–".to_string()
@@ -101,7 +102,7 @@ fn row(number: usize, dir: &Path, name: &str, run: Result<&Run, &String>) -> Str
                 "–".to_string()
             };
             [
-                state(dir, run).to_string(),
+                state(dir, run, step).to_string(),
                 format!("{step:.0}{steps}"),
                 told("loss"),
                 told("validation_kl"),
@@ -116,18 +117,28 @@ fn row(number: usize, dir: &Path, name: &str, run: Result<&Run, &String>) -> Str
     format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>")
 }
 
-/// Whether a run is being written to.
-fn state(dir: &Path, run: &Run) -> &'static str {
+/// Whether a run is being written to, or what it came to.
+fn state(dir: &Path, run: &Run, step: f64) -> &'static str {
     if run.is_measured() {
         return "finished";
+    }
+    if run.max_steps().is_some_and(|steps| step >= steps as f64) && has_result(dir) {
+        return "trained";
     }
     let written = std::fs::metadata(dir.join("metrics.jsonl")).and_then(|m| m.modified()).ok();
     let age = written.and_then(|time| SystemTime::now().duration_since(time).ok());
     match age {
         Some(age) if age.as_secs() < 60 => "running",
+        // Early, because it no longer got better, or because someone interrupted it.
+        Some(_) if has_result(dir) => "stopped",
         Some(_) => "no step for a minute",
         None => "not begun",
     }
+}
+
+/// Whether what was trained is there, which is written when training ends.
+fn has_result(dir: &Path) -> bool {
+    dir.join("adapter").is_dir() || dir.join("model").is_dir()
 }
 
 /// The end of a name, which is where paths differ, as far as a legend has room.
