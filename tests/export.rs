@@ -65,6 +65,7 @@ impl Case {
         Subject {
             base: &self.base,
             base_name: "org/base",
+            gguf: None,
             model: &self.model,
             adapter: Some(&self.adapted),
             pipeline: None,
@@ -408,6 +409,7 @@ fn q4_k_keeps_the_weights_to_four_bits_and_the_vocabulary_to_six() {
     let subject = Subject {
         base: dir.path(),
         base_name: "wide",
+        gguf: None,
         model: &model,
         adapter: None,
         pipeline: None,

@@ -30,8 +30,15 @@ const FAMILIES: [&str; 8] = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemm
 fn export_base(base: &Path, quantization: Quantization, out: &Path) -> PathBuf {
     let model = ModelConfig::load(base).unwrap();
     let card = Card::default();
-    let subject =
-        Subject { base, base_name: "base", model: &model, adapter: None, pipeline: None, card: &card };
+    let subject = Subject {
+        base,
+        base_name: "base",
+        gguf: None,
+        model: &model,
+        adapter: None,
+        pipeline: None,
+        card: &card,
+    };
     export::export(&subject, Options { quantization, pre_tokenizer: None }, out, &|_, _| {}).unwrap();
     out.join(export::MODEL_FILE)
 }
@@ -349,5 +356,5 @@ fn bad_files_are_refused_by_name() {
     place.ok("export m --format gguf --quantization f16 --without-tokenizer --out bare");
     place.fails("inspect e.jsonl --model bare/model.gguf", 1, &["has no tokenizer"]);
     place.ok("logits --model bare/model.gguf --input ids.jsonl --out l.safetensors");
-    place.fails("inspect e.jsonl --model nowhere.gguf", 2, &["nowhere.gguf", "neither an existing folder"]);
+    place.fails("inspect e.jsonl --model nowhere.gguf", 2, &["nowhere.gguf", "no such file"]);
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use toml::{Table, Value};
 
 use super::eval::{columns, of_beliefs};
-use super::model::Source;
+use super::model::{Source, run_folder};
 use super::{table, train};
 use crate::config::RunConfig;
 use crate::export::card::Card;
@@ -33,7 +33,7 @@ pub(super) fn card(folder: &Path, base: &Source, run: Option<&RunConfig>) -> Res
         let config = run.to_toml()?;
         card.facts = facts(&toml::from_str(&config)?);
         card.config = Some(config);
-        card.evaluation = evaluation(folder, run)?;
+        card.evaluation = evaluation(folder)?;
     }
     Ok(card)
 }
@@ -65,8 +65,10 @@ fn text(value: &Value) -> String {
 }
 
 /// The run's tables of measures, if it is this very adapter that was measured.
-fn evaluation(folder: &Path, run: &RunConfig) -> Result<Option<String>> {
-    let Ok(file) = EvalFile::read(&run.run_dir().join(EVAL_FILE)) else {
+fn evaluation(folder: &Path) -> Result<Option<String>> {
+    // Where the run lies now, not where its config says: that may be relative to another working directory.
+    let Some(run) = run_folder(folder)? else { return Ok(None) };
+    let Ok(file) = EvalFile::read(&run.join(EVAL_FILE)) else {
         return Ok(None);
     };
     if file.adapter.is_none() || file.adapter != train::fingerprint_of_adapter(folder).ok() {

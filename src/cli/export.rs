@@ -7,15 +7,17 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 
 use super::card::card;
-use super::model::{Source, adapter_folder, run_of, tokens_of};
+use super::model::{Source, TemplateArgs, adapter_folder, run_of, tokens_of};
 use super::progress::Progress;
-use super::{Context, Done, note, print, train};
+use super::train::{self, TrainedOn};
+use super::{Context, Done, note, print};
 use crate::config::RunConfig;
 use crate::error::usage;
 use crate::export::{Adapted, Exported, Subject, gguf, merged, mlx};
 use crate::files;
 use crate::hub::Files;
 use crate::model::adapter::Adapter;
+use crate::model::gguf::is_gguf;
 use crate::model::peft::{self, PeftConfig};
 use crate::ops::weight::Storage;
 use crate::tokens::TokensConfig;
@@ -37,7 +39,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum)]
     dtype: Option<AdapterDtype>,
     /// How matrices are stored (gguf): q8_0 unless given
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     quantization: Option<Quantization>,
     /// The largest file of weights (merged), such as 5GB, which it is unless given, or 500MB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -48,6 +50,8 @@ pub(super) struct ExportArgs {
     /// Leave tokenizer and chat template out, for programs that pass token ids
     #[arg(long)]
     without_tokenizer: bool,
+    #[command(flatten)]
+    template: TemplateArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,6 +110,7 @@ impl ExportArgs {
             max_shard_size: None,
             pre_tokenizer: None,
             without_tokenizer: false,
+            template: TemplateArgs::default(),
         }
     }
 
@@ -124,8 +129,12 @@ impl ExportArgs {
                 return Err(usage(format!("{option} is for --format {} only", names.join(" and "))));
             }
         }
-        if self.without_tokenizer && self.pre_tokenizer.is_some() {
-            return Err(usage("--pre-tokenizer and --without-tokenizer contradict each other"));
+        for (given, option) in
+            [(self.pre_tokenizer.is_some(), "--pre-tokenizer"), (self.template.is_given(), "--template")]
+        {
+            if self.without_tokenizer && given {
+                return Err(usage(format!("{option} and --without-tokenizer contradict each other")));
+            }
         }
         if self.out.exists() {
             let out = self.out.display();
@@ -163,6 +172,13 @@ fn parse_size(text: &str) -> Result<u64, String> {
 
 pub(super) fn command(args: &ExportArgs, context: &Context) -> Result<Done> {
     args.check()?;
+    if args.source.is_file() {
+        return Err(usage(format!(
+            "{} is a file: export takes the folder of a run, of a checkpoint, of a PEFT adapter or of a whole model{}",
+            args.source.display(),
+            if is_gguf(&args.source) { " (a GGUF file is what llama.cpp loads already)" } else { "" }
+        )));
+    }
     let exported = match model_folder(&args.source) {
         Some(folder) => export_model(args, &folder, context)?,
         None => export_adapter(args, context)?,
@@ -206,13 +222,14 @@ fn export_model(args: &ExportArgs, folder: &Path, context: &Context) -> Result<E
     let model = Source::find(&folder.to_string_lossy(), None, args.files(), context)?;
     let run = run_of(folder)?;
     let tokens = run.as_ref().map_or_else(TokensConfig::default, |run| run.tokens.clone());
-    write(args, folder, &model, run.as_ref(), None, &tokens)
+    write(args, folder, &model, run.as_ref(), None, &args.template.over(tokens))
 }
 
 fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     let folder = adapter_folder(&args.source);
     let run = run_of(&folder)?;
-    let (base, revision) = base_of(args, &folder, run.as_ref())?;
+    let trained = train::base_of_run(&folder)?;
+    let (base, revision) = base_of(args, &folder, trained.as_ref())?;
     let base = Source::find(&base, revision.as_deref(), args.files(), context).context(
         "the base model (--model names another place, --without-tokenizer does without its tokenizer)",
     )?;
@@ -223,7 +240,7 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
             file.display()
         )));
     }
-    let (config, adapter) = peft::read(&folder, &base.config).with_context(|| {
+    let (mut config, adapter) = peft::read(&folder, &base.config).with_context(|| {
         format!("the adapter in {} does not go with the base {}", folder.display(), base.snapshot.name)
     })?;
     if matches!(adapter, Adapter::Prefix(_)) && args.format != Format::Peft {
@@ -238,9 +255,16 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
         note(&format!(
             "note: the adapter says that its base is {trained_on:?}; it is exported for {given:?}"
         ));
+        config.set_base(&base.snapshot.name, base.snapshot.revision.as_deref());
+    }
+    if base.snapshot.revision.is_none() {
+        note(&format!(
+            "note: the model card names the base by its place on this machine, {:?}: others want a hub id there",
+            base.snapshot.name
+        ));
     }
     if let (Some(run), true) = (&run, args.needs_weights()) {
-        train::check_base(&folder, run, &base)?;
+        train::check_base(&folder, run, &base, context)?;
         let table = run.model()?;
         if table.storage()? != Storage::Dense {
             note(&format!(
@@ -250,18 +274,22 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
             ));
         }
     }
-    let tokens = tokens_of(&folder)?;
+    let tokens = args.template.over(tokens_of(&folder)?);
     write(args, &folder, &base, run.as_ref(), Some(&Adapted { config, adapter }), &tokens)
 }
 
-/// The base's name and revision: as asked for, as the run says, or as the adapter says.
-fn base_of(args: &ExportArgs, folder: &Path, run: Option<&RunConfig>) -> Result<(String, Option<String>)> {
+/// The base's name and revision: as asked for, as it was when the run began, or as the adapter says.
+fn base_of(
+    args: &ExportArgs,
+    folder: &Path,
+    trained: Option<&TrainedOn>,
+) -> Result<(String, Option<String>)> {
+    let trained = trained.filter(|base| args.model.as_ref().is_none_or(|model| *model == base.name));
+    if let Some(base) = trained {
+        return Ok((base.name.clone(), base.revision.clone()));
+    }
     if let Some(model) = &args.model {
         return Ok((model.clone(), None));
-    }
-    if let Some(run) = run {
-        let table = run.model()?;
-        return Ok((table.source.clone(), table.revision.clone()));
     }
     let config: PeftConfig = files::read_json(&folder.join(peft::CONFIG_FILE))
         .context("this is neither an adapter, nor a checkpoint, nor a finished run of an adapter")?;
@@ -284,6 +312,7 @@ fn write(
     let subject = Subject {
         base: base.dir(),
         base_name: &base.snapshot.name,
+        gguf: base.gguf(),
         model: &base.config,
         adapter,
         pipeline: pipeline.as_ref(),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Device};
 use clap::Args;
-use tempfile::TempDir;
 
 use super::Context;
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::device;
 use crate::error::usage;
+use crate::files::TemporaryFolder;
 use crate::hub::{self, Files, Snapshot};
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
@@ -26,6 +26,27 @@ pub(super) struct ModelArgs {
     /// A folder laid out like a hub snapshot, a GGUF file, or a hub id (org/name, org/name@revision)
     #[arg(long = "model", value_name = "SOURCE")]
     pub source: String,
+}
+
+#[derive(Args, Default)]
+pub(super) struct TemplateArgs {
+    /// A chat template to use instead of the model's own: "plain", or a Jinja file
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+}
+
+impl TemplateArgs {
+    /// `tokens`, with the template that was asked for, if one was.
+    pub(super) fn over(&self, tokens: TokensConfig) -> TokensConfig {
+        match &self.template {
+            Some(template) => TokensConfig { template: template.clone().into(), ..tokens },
+            None => tokens,
+        }
+    }
+
+    pub(super) fn is_given(&self) -> bool {
+        self.template.is_some()
+    }
 }
 
 #[derive(Args)]
@@ -61,7 +82,7 @@ pub(super) struct Source {
 struct Unpacked {
     file: PathBuf,
     storage: Storage,
-    _folder: TempDir,
+    _folder: TemporaryFolder,
 }
 
 impl Source {
@@ -72,13 +93,21 @@ impl Source {
         context: &Context,
     ) -> Result<Self> {
         let path = Path::new(source);
-        if is_gguf(path) && path.is_file() {
+        if is_gguf(path) && !path.is_dir() {
+            ensure!(path.is_file(), usage(format!("{source}: there is no such file")));
             ensure!(
                 revision.is_none(),
                 usage(format!("model.revision is set, but {source} is a file, which has no revisions"))
             );
             return Self::of_gguf(path, files);
         }
+        ensure!(
+            !path.is_file(),
+            usage(format!(
+                "{source} is a file, and no GGUF file: a model is a folder laid out like a hub snapshot, a GGUF file, or a \
+                 hub id (org/name, org/name@revision)"
+            ))
+        );
         let snapshot = hub::resolve(source, revision, files, &context.hub)?;
         let config = ModelConfig::load(&snapshot.dir)?;
         Ok(Self { snapshot, config, gguf: None })
@@ -87,8 +116,7 @@ impl Source {
     fn of_gguf(path: &Path, files: Files) -> Result<Self> {
         let file = GgufFile::open(path)?;
         let at = || path.display().to_string();
-        let folder = tempfile::Builder::new().prefix("bayesteach-").tempdir();
-        let folder = folder.context("cannot make a temporary folder")?;
+        let folder = TemporaryFolder::new()?;
         let write = |name: &str, value: &serde_json::Value| {
             crate::files::write_json(&folder.path().join(name), value)
         };
@@ -108,6 +136,12 @@ impl Source {
     /// The GGUF file, where the model is one.
     pub(super) fn gguf(&self) -> Option<&Path> {
         self.gguf.as_ref().map(|gguf| gguf.file.as_path())
+    }
+
+    /// How to name this very model on the command line.
+    pub(super) fn hint(&self) -> String {
+        let Snapshot { name, revision, .. } = &self.snapshot;
+        revision.as_ref().map_or_else(|| name.clone(), |revision| format!("{name}@{revision}"))
     }
 
     /// The files of the weights.
@@ -180,22 +214,32 @@ impl Source {
 
 /// How an adapter's episodes became tokens: as its run says, or with the template that lies beside it.
 pub(super) fn tokens_of(adapter: &Path) -> Result<TokensConfig> {
-    if let Some(run) = run_of(adapter)? {
-        return Ok(run.tokens);
-    }
     let template = adapter.join("chat_template.jinja");
+    if let Some(run) = run_of(adapter)? {
+        // A template that was named from another working directory lies beside the adapter too.
+        let lost = matches!(&run.tokens.template, TemplateChoice::Path(path) if !path.exists());
+        return Ok(match lost && template.is_file() {
+            true => TokensConfig { template: TemplateChoice::Path(template), ..run.tokens },
+            false => run.tokens,
+        });
+    }
     let template = if template.is_file() { TemplateChoice::Path(template) } else { TemplateChoice::Auto };
     Ok(TokensConfig { template, ..TokensConfig::default() })
 }
 
 /// The config of the run that an adapter folder or a checkpoint belongs to.
 pub(super) fn run_of(adapter: &Path) -> Result<Option<RunConfig>> {
+    run_folder(adapter)?.map(|dir| RunConfig::stored(&dir)).transpose()
+}
+
+/// The run directory that an adapter folder or a checkpoint lies in.
+pub(super) fn run_folder(adapter: &Path) -> Result<Option<PathBuf>> {
     if !adapter.is_dir() {
         bail!("{}: there is no such folder", adapter.display());
     }
     let full = adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
     let run = full.ancestors().skip(1).take(2).find(|dir| dir.join(CONFIG_FILE).is_file());
-    run.map(RunConfig::stored).transpose()
+    Ok(run.map(Path::to_path_buf))
 }
 
 /// A run directory stands for the adapter that it made.

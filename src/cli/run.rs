@@ -208,12 +208,15 @@ fn measure_model(
 }
 
 fn tell_next(job: &Job) {
-    let (adapter, program) = (job.result_dir(), program());
-    let (adapter, base) = (adapter.display(), &job.source.snapshot.name);
+    let (adapter, program) = (files::quoted(job.result_dir()), files::quoted(program()));
+    let base = files::quoted(job.source.hint());
     let (_, _, test) = train::episode_files(&job.config);
-    print(&format!("\nthe adapter is in {adapter} (PEFT format, with tokenizer and chat template)"));
+    print(&format!(
+        "\nthe adapter is in {} (PEFT format, with tokenizer and chat template)",
+        job.result_dir().display()
+    ));
     if let Some(test) = test {
-        let test = test.display();
+        let test = files::quoted(test);
         print("next:");
         print(&format!("  {program} eval --model {base} --adapter {adapter} --episodes {test}"));
         print(&format!("  {program} inspect {test} --model {base}"));

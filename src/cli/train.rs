@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Source, adapter_folder};
+use super::model::{Source, adapter_folder, run_folder};
 use super::output::manner;
 use super::plan::{self, Lengths, Setting};
 use super::progress::Progress;
@@ -19,7 +19,9 @@ use crate::files;
 use crate::hub::Files;
 use crate::metrics::EvalFile;
 use crate::model::adapter::Adapter;
+use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Keep};
+use crate::model::gguf::is_gguf;
 use crate::model::gradients::Trainable;
 use crate::model::peft;
 use crate::ops::weight::Storage;
@@ -51,8 +53,38 @@ struct RunFile {
     threads: usize,
     model: String,
     model_revision: Option<String>,
+    /// Whether the model is a GGUF file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gguf: bool,
     template: String,
     fingerprints: Fingerprints,
+}
+
+impl RunFile {
+    /// That of the run in which an adapter lies.
+    fn of(adapter: &Path) -> Result<Option<Self>> {
+        let Some(dir) = run_folder(adapter)? else { return Ok(None) };
+        let file = dir.join(RUN_FILE);
+        if file.is_file() { files::read_json(&file).map(Some) } else { Ok(None) }
+    }
+
+    fn is_gguf(&self) -> bool {
+        self.gguf || is_gguf(Path::new(&self.model))
+    }
+}
+
+/// The base that a run was trained on.
+pub(super) struct TrainedOn {
+    /// Its hub id, or its place.
+    pub name: String,
+    /// The commit of a hub model.
+    pub revision: Option<String>,
+}
+
+/// The base of the run in which an adapter lies, as it was when the run began.
+pub(super) fn base_of_run(adapter: &Path) -> Result<Option<TrainedOn>> {
+    let run = RunFile::of(adapter)?;
+    Ok(run.map(|run| TrainedOn { name: run.model, revision: run.model_revision }))
 }
 
 /// What may not change between starts.
@@ -92,9 +124,10 @@ pub(super) fn command(config: &Path, options: Options, set: &[String], context: 
     print(&format!("the {} is in {}", job.what(), job.result_dir().display()));
     if job.config.train.weights != Trainable::All {
         print(&format!(
-            "measure it with: {program} eval --model {} --adapter {} --episodes FILE",
-            job.source.snapshot.name,
-            job.result_dir().display()
+            "measure it with: {} eval --model {} --adapter {} --episodes FILE",
+            files::quoted(program),
+            files::quoted(job.source.hint()),
+            files::quoted(job.result_dir())
         ));
     }
     Ok(Done::Finished)
@@ -345,6 +378,7 @@ impl Job {
             threads: rayon::current_num_threads(),
             model: self.source.snapshot.name.clone(),
             model_revision: self.source.snapshot.revision.clone(),
+            gguf: self.source.gguf().is_some(),
             template: self.pipeline.variant().as_str().into(),
             fingerprints: self.fingerprints.clone(),
         })
@@ -622,20 +656,20 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Refuses a base that is not the one that the run in which `adapter` lies was trained on.
-pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source) -> Result<()> {
+/// Refuses a base that is not the one that the run in which `adapter` lies was trained on. Into a GGUF file nothing is
+/// merged: for it stands the model that it was made of, of which only the shape can be compared.
+pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source, context: &Context) -> Result<()> {
     if run.model()?.init == Init::Random {
         return Err(usage(
             "the run's base was drawn at random (model.init = \"random\"), so there is no file of it: only the adapter \
              itself can be exported",
         ));
     }
-    let full = adapter.canonicalize().with_context(|| format!("cannot open {}", adapter.display()))?;
-    let Some(file) = full.ancestors().map(|dir| dir.join(RUN_FILE)).find(|file| file.is_file()) else {
-        return Ok(());
-    };
-    let then = files::read_json::<RunFile>(&file)?.fingerprints.model;
-    let now = fingerprint_of_model(base, run)?;
+    let Some(then) = RunFile::of(adapter)? else { return Ok(()) };
+    if then.is_gguf() {
+        return check_original(&then.model, base, context);
+    }
+    let (now, then) = (fingerprint_of_model(base, run)?, then.fingerprints.model);
     if now != then {
         return Err(usage(format!(
             "{} is not the model that this adapter was trained on (fingerprint {now:.12}, was {then:.12}): name that one \
@@ -643,6 +677,29 @@ pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source) -> Resu
             base.snapshot.name
         )));
     }
+    Ok(())
+}
+
+/// Refuses a base of another shape than the GGUF file that an adapter was trained on, where that is still there.
+fn check_original(file: &str, base: &Source, context: &Context) -> Result<()> {
+    let name = &base.snapshot.name;
+    if Path::new(file).is_file() {
+        let trained = Source::find(file, None, Files::Config, context)?;
+        let shape = |c: &ModelConfig| {
+            let attention = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
+            (c.family, c.num_layers(), c.hidden_size, c.intermediate_size, attention)
+        };
+        if shape(&trained.config) != shape(&base.config) {
+            return Err(usage(format!(
+                "{name} is of another shape than {file}, on which the adapter was trained: name the model that this file was \
+                 made of with --model"
+            )));
+        }
+    }
+    note(&format!(
+        "note: the adapter was trained on the GGUF file {file}; it is merged into {name}, which must be the model that the \
+         file was made of, and computes slightly differently where the file is rounded"
+    ));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::card::Kind;
 use super::merge::Merge;
-use super::{Exported, Subject};
+use super::{Exported, Subject, python};
 use crate::files;
 use crate::model::loading::WeightFiles;
 use crate::rng;
@@ -80,9 +80,10 @@ pub fn export(
 }
 
 fn load(path: &str) -> String {
+    let path = python(path);
     format!(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\
-         model, tokenizer = AutoModelForCausalLM.from_pretrained({path:?}), AutoTokenizer.from_pretrained({path:?})"
+         model, tokenizer = AutoModelForCausalLM.from_pretrained({path}), AutoTokenizer.from_pretrained({path})"
     )
 }
 

@@ -47,15 +47,22 @@ pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
             "rank": r, "scale": scale, "dropout": adapter.dropout, "keys": keys(subject.model, adapter)?,
         },
     });
+    let base = subject.gguf.map_or_else(|| files::quoted(subject.base_name), |_| "ORIGINAL".to_string());
     let load = |path: &str| {
-        format!("mlx_lm.generate --model {} --adapter-path {path} --prompt \"…\"", subject.base_name)
+        format!("mlx_lm.generate --model {base} --adapter-path {} --prompt \"…\"", files::quoted(path))
     };
-    let notes = match subject.pipeline {
-        Some(_) => vec![format!(
+    let mut notes = Vec::new();
+    if let Some(file) = subject.gguf {
+        notes.push(format!(
+            "ORIGINAL is the model that {} was made of: mlx-lm puts no adapter on a GGUF file",
+            file.display()
+        ));
+    }
+    if subject.pipeline.is_some() {
+        notes.push(format!(
             "mlx-lm takes the base's own chat template; the one that the adapter was trained with is {TEMPLATE_FILE}"
-        )],
-        None => Vec::new(),
-    };
+        ));
+    }
     files::write_folder(out, |dir| {
         tensors::write(&dir.join(TENSORS_FILE), &named)?;
         files::write_json(&dir.join(CONFIG_FILE), &config)?;

@@ -31,6 +31,8 @@ pub struct Subject<'a> {
     pub base: &'a Path,
     /// What the base is called: a hub id, or a folder.
     pub base_name: &'a str,
+    /// The GGUF file that the base is, if it is one.
+    pub gguf: Option<&'a Path>,
     /// The base's shape.
     pub model: &'a ModelConfig,
     /// The adapter; without one the base goes out as it is.
@@ -82,6 +84,11 @@ impl<'a> Subject<'a> {
         std::fs::write(&path, pipeline.renderer().portable_template())
             .with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// A string in Python.
+fn python(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// The values of a tensor, in order, in f32.

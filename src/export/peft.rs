@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use candle_core::DType;
 
 use super::card::Kind;
-use super::{Exported, Subject, ensure_same};
+use super::{Exported, Subject, ensure_same, python};
 use crate::files;
 use crate::model::adapter::Adapter;
 use crate::model::peft;
@@ -35,9 +35,18 @@ pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
     let load = |path: &str| {
         format!(
             "from peft import PeftModel; from transformers import AutoModelForCausalLM\n\
-             model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({:?}), {path:?})",
-            subject.base_name
+             model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({}), {})",
+            base(subject),
+            python(path)
         )
+    };
+    let notes = match subject.gguf {
+        Some(file) => vec![format!(
+            "the base is the GGUF file {}, which transformers reads with the package gguf; the model that it was made of can \
+             be named in its place",
+            file.display()
+        )],
+        None => Vec::new(),
     };
     files::write_folder(out, |dir| {
         peft::write(dir, &adapted.config, &adapter)?;
@@ -48,7 +57,20 @@ pub fn export(subject: &Subject, dtype: DType, out: &Path) -> Result<Exported> {
         for ((name, a), b) in adapter.tensors().iter().zip(written.tensors().values()) {
             ensure_same(name, a, b)?;
         }
-        subject.card.write(dir, kind, &load("."), &[])
+        subject.card.write(dir, kind, &load("."), &notes)
     })?;
-    Ok(Exported { load: load(&out.display().to_string()), notes: Vec::new() })
+    Ok(Exported { load: load(&out.display().to_string()), notes })
+}
+
+/// What transformers wants to be told of the base.
+fn base(subject: &Subject) -> String {
+    match (subject.gguf, &subject.card.revision) {
+        (Some(file), _) => {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let folder = files::folder(file).display().to_string();
+            format!("{}, gguf_file={}", python(&folder), python(&name))
+        }
+        (None, Some(revision)) => format!("{}, revision={}", python(subject.base_name), python(revision)),
+        (None, None) => python(subject.base_name),
+    }
 }

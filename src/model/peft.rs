@@ -46,6 +46,16 @@ impl PeftConfig {
         };
         (base.as_deref(), revision.as_deref())
     }
+
+    /// Names another base model.
+    pub fn set_base(&mut self, name: &str, commit: Option<&str>) {
+        let (base, revision) = match self {
+            Self::Lora(lora) => (&mut lora.base_model_name_or_path, &mut lora.revision),
+            Self::PromptTuning(prompt) => (&mut prompt.base_model_name_or_path, &mut prompt.revision),
+        };
+        *base = Some(name.into());
+        *revision = commit.map(Into::into);
+    }
 }
 
 /// The keys of a soft prompt that this program writes, and reads.
@@ -195,20 +205,32 @@ impl PeftLora {
         Ok(())
     }
 
-    fn scale(&self, path: &str, r: usize) -> Result<f64> {
-        let mut alpha = self.lora_alpha;
-        for (pattern, &value) in &self.alpha_pattern {
-            let literal = pattern.trim_start_matches('^');
-            ensure!(
-                literal.chars().all(|c| c.is_alphanumeric() || "._".contains(c)),
-                "alpha_pattern has the regular expression {pattern:?}, which is not supported"
-            );
-            if path == literal || path.ends_with(&format!(".{literal}")) {
-                alpha = value;
-            }
-        }
-        Ok(alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 })
+    fn scale(&self, path: &str) -> Result<f64> {
+        let alpha = of_pattern("alpha_pattern", &self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
+        let r = self.rank(path)? as f64;
+        Ok(alpha / if self.use_rslora { r.sqrt() } else { r })
     }
+
+    /// The rank of a linear.
+    fn rank(&self, path: &str) -> Result<usize> {
+        Ok(of_pattern("rank_pattern", &self.rank_pattern, path)?.unwrap_or(self.r))
+    }
+}
+
+/// The value of a linear that differs: patterns are whole paths or ends of them.
+fn of_pattern<T: Copy>(name: &str, values: &BTreeMap<String, T>, path: &str) -> Result<Option<T>> {
+    let mut found = None;
+    for (pattern, &value) in values {
+        let literal = pattern.trim_start_matches('^');
+        ensure!(
+            literal.chars().all(|c| c.is_alphanumeric() || "._".contains(c)),
+            "{name} has the regular expression {pattern:?}, which is not supported"
+        );
+        if path == literal || path.ends_with(&format!(".{literal}")) {
+            found = Some(value);
+        }
+    }
+    Ok(found)
 }
 
 /// Writes an adapter's two files into `dir`.
@@ -307,7 +329,13 @@ fn assemble(config: &PeftLora, tensors: BTreeMap<String, Tensor>, model: &ModelC
             a.dims(),
             b.dims()
         );
-        let scale = config.scale(&path, r)?;
+        // Nothing else can be loaded by PEFT, and only this rank makes the scale right.
+        let said = config.rank(&path)?;
+        ensure!(
+            r == said,
+            "{path} has rank {r}, but {CONFIG_FILE} says {said} (r and rank_pattern): is it the file of these tensors?"
+        );
+        let scale = config.scale(&path)?;
         modules.insert(path, LoraModule { a, b, scale });
     }
     Ok(Lora { modules, dropout: config.lora_dropout })

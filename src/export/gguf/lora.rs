@@ -60,14 +60,18 @@ pub fn export(subject: &Subject, out: &Path) -> Result<Exported> {
     ];
     metadata.extend(origin(subject));
     let load = |path: &str| {
-        let file = |name: &str| Path::new(path).join(name).display().to_string();
+        let file = |name: &str| files::quoted(Path::new(path).join(name));
         let template = match subject.pipeline {
             Some(_) => format!(" --chat-template-file {}", file(TEMPLATE_FILE)),
             None => String::new(),
         };
-        format!("llama-cli --jinja{template} -m BASE.gguf --lora {}", file(ADAPTER_FILE))
+        let base = subject.gguf.map_or_else(|| "BASE.gguf".to_string(), files::quoted);
+        format!("llama-cli --jinja{template} -m {base} --lora {}", file(ADAPTER_FILE))
     };
-    let notes = vec![format!("BASE.gguf is {} as llama.cpp's own converter writes it", subject.base_name)];
+    let notes = match subject.gguf {
+        Some(_) => Vec::new(),
+        None => vec![format!("BASE.gguf is {} as llama.cpp's own converter writes it", subject.base_name)],
+    };
     files::write_folder(out, |dir| {
         let path = dir.join(ADAPTER_FILE);
         let hashes = file::write(&path, &metadata, &infos, &mut |i| encode(&tensors[i], GgmlDType::F32))?;

@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::card::Kind;
 use super::merge::Merge;
-use super::{Exported, Subject, values};
+use super::{Exported, Subject, python, values};
 use crate::files;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::layout::{self, Entry, Metadata, Origin};
@@ -22,6 +22,9 @@ use vocabulary::Vocabulary;
 
 /// The file of a whole model.
 pub const MODEL_FILE: &str = "model.gguf";
+
+/// What Ollama makes its model from; it takes the rest out of the GGUF file.
+pub const OLLAMA_FILE: &str = "Modelfile";
 
 /// How matrices are stored; vectors are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,12 @@ pub fn export(
         notes
             .push("only the text model is in the file; llama.cpp takes the vision tower from another".into());
     }
+    if subject.pipeline.is_some() {
+        notes.push(format!(
+            "Ollama knows common chat templates by their text, and gives the bare prompt to a model with another: where \
+             `ollama show --template` says so, write the template as TEMPLATE into {OLLAMA_FILE}"
+        ));
+    }
     let merge = Merge::open(subject)?;
     let entries = layout::entries(model)?;
     let infos: Vec<TensorInfo> = entries
@@ -132,10 +141,8 @@ pub fn export(
     let mut metadata = general(subject, options.quantization);
     metadata.extend(layout::hyper_parameters(model));
     metadata.extend(tokenizer);
-    let load = |path: &str| {
-        let path = Path::new(path).join(MODEL_FILE);
-        format!("llama-cli --jinja -m {}", path.display())
-    };
+    let with_tokenizer = subject.pipeline.is_some();
+    let load = |path: &str| load(Path::new(path), with_tokenizer, &subject.card.title);
     files::write_folder(out, |dir| {
         let path = dir.join(MODEL_FILE);
         let hashes = file::write(&path, &metadata, &infos, &mut |i| {
@@ -144,9 +151,34 @@ pub fn export(
             encode(&tensor, infos[i].dtype)
         })?;
         check(&path, &metadata, &infos, &hashes, &merge, &entries).context("checking what was written")?;
+        if with_tokenizer {
+            files::write(&dir.join(OLLAMA_FILE), format!("FROM ./{MODEL_FILE}\n").as_bytes())?;
+        }
         subject.card.write(dir, Kind::Gguf, &load("."), &notes)
     })?;
     Ok(Exported { load: load(&out.display().to_string()), notes })
+}
+
+/// The commands that load `folder` elsewhere.
+fn load(folder: &Path, with_tokenizer: bool, title: &str) -> String {
+    let file = folder.join(MODEL_FILE);
+    if !with_tokenizer {
+        return format!(
+            "llama_model_load_from_file({}, …) of llama.cpp's library, and llama_decode with token ids: the file has no \
+             tokenizer",
+            python(&file.display().to_string())
+        );
+    }
+    // Ollama takes names of these characters.
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+    let name: String = title.to_lowercase().chars().filter(is_plain).collect();
+    let name = name.trim_matches(['-', '_', '.']);
+    format!(
+        "llama-cli --jinja -m {}\nollama create {} -f {}",
+        files::quoted(file),
+        if name.is_empty() { "model" } else { name },
+        files::quoted(folder.join(OLLAMA_FILE))
+    )
 }
 
 /// What the file is.

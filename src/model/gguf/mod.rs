@@ -9,7 +9,7 @@ pub(crate) mod layout;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,9 +37,15 @@ pub struct GgufWeights {
     entries: BTreeMap<String, (String, Change)>,
 }
 
-/// Whether a path is that of a GGUF file, by its name.
+/// Whether a path is that of a GGUF file, by its name or, where it has another one, by its first letters.
 pub fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    let begins = || {
+        let mut start = [0; 4];
+        let read =
+            path.is_file() && std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut start)).is_ok();
+        read && start == *b"GGUF"
+    };
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) || begins()
 }
 
 impl GgufFile {
