@@ -228,6 +228,21 @@ impl RunConfig {
         Ok(eval.map(|eval| eval.keys().cloned().collect()).unwrap_or_default())
     }
 
+    /// `[tokens]` with the settings that are of it applied, for a command without a config of its own.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn tokens_settings(tokens: TokensConfig, settings: &[String]) -> Result<TokensConfig> {
+        let own: Vec<String> =
+            settings.iter().filter(|s| s.trim_start().starts_with("tokens")).cloned().collect();
+        if own.is_empty() {
+            return Ok(tokens);
+        }
+        let mut base: Table = toml::from_str("[run]\nname = \"tokens\"")?;
+        base.insert("tokens".into(), toml::Value::try_from(tokens)?);
+        Ok(Self::parse(&toml::to_string(&base)?, "tokens", &own)?.tokens)
+    }
+
     /// The resolved config of a run that has been started.
     ///
     /// # Errors

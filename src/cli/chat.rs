@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, tokens_of};
+use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, tokens_of};
 use super::{Context, Done, note, print};
 use crate::config::storage;
 use crate::episode::Role;
@@ -39,6 +39,8 @@ pub(super) struct ChatArgs {
     #[arg(long, value_delimiter = ',', value_name = "LABELS")]
     options: Vec<String>,
     #[command(flatten)]
+    template: TemplateArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -51,7 +53,7 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
         Some(dir) => tokens_of(&adapter_folder(dir))?,
         None => TokensConfig::default(),
     };
-    let pipeline = source.pipeline(&tokens)?;
+    let pipeline = source.pipeline(&args.template.over(tokens))?;
     let (device, dtype) = args.compute.open("auto", "auto")?;
     let storage = storage(&args.compute.quantization)?;
     let decoder = source.load_adapted(args.adapter.as_deref(), dtype, storage, &device)?;

@@ -11,7 +11,7 @@ use super::output::manner;
 use super::progress::Progress;
 use super::table::{self, Column};
 use super::{Context, Done, note, print, print_json};
-use crate::config::storage;
+use crate::config::{RunConfig, storage};
 use crate::eval::predictions;
 use crate::files;
 use crate::hub::Files;
@@ -31,6 +31,33 @@ pub(super) struct Outputs {
     pub predictions: Option<PathBuf>,
 }
 
+impl Measured {
+    /// How the episodes become tokens: as the adapter was trained, else as the config says, and the settings on top.
+    fn tokens(&self, adapter: Option<&Path>) -> Result<TokensConfig> {
+        let own = match (adapter, &self.config) {
+            (Some(dir), _) => tokens_of(&adapter_folder(dir))?,
+            (None, Some(config)) => RunConfig::load(config, &self.set)?.tokens,
+            (None, None) => TokensConfig::default(),
+        };
+        RunConfig::tokens_settings(own, &self.set)
+    }
+}
+
+impl Outputs {
+    /// Refuses to write over what is read.
+    fn check_apart(&self, model: &ModelArgs, adapter: Option<&Path>, measured: &Measured) -> Result<()> {
+        let outputs = [&self.measures, &self.predictions].into_iter().flatten().map(PathBuf::as_path);
+        let adapter = adapter.map(adapter_folder);
+        let inputs = [
+            Some(measured.episodes.as_path()),
+            measured.config.as_deref(),
+            Some(Path::new(&model.source)),
+            adapter.as_deref(),
+        ];
+        files::check_apart(&outputs.collect::<Vec<_>>(), &inputs.into_iter().flatten().collect::<Vec<_>>())
+    }
+}
+
 /// What to measure on.
 pub(super) struct Measured {
     /// An episode file.
@@ -48,6 +75,7 @@ pub(super) fn command(
     compute: &ComputeArgs,
     context: &Context,
 ) -> Result<Done> {
+    outputs.check_apart(model, adapter, measured)?;
     for out in [&outputs.measures, &outputs.predictions].into_iter().flatten() {
         files::check_writable(out)?;
     }
@@ -55,10 +83,7 @@ pub(super) fn command(
     let lines = read_lines(&measured.episodes)?;
     depth.prepare(&lines)?;
     let source = Source::find(&model.source, None, Files::All, context)?;
-    let tokens = match adapter {
-        Some(dir) => tokens_of(&adapter_folder(dir))?,
-        None => TokensConfig::default(),
-    };
+    let tokens = measured.tokens(adapter)?;
     let pipeline = source.pipeline(&tokens)?;
     let test = TestSet::encode(&pipeline, lines, &measured.episodes)?;
     let (device, dtype) = compute.open("auto", "auto")?;

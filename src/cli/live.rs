@@ -13,7 +13,6 @@ use crate::error::usage;
 use crate::files;
 use crate::hub::Files;
 use crate::session::Predictor;
-use crate::tokens::TokensConfig;
 
 /// A model that takes part in a dialogue.
 #[derive(Args)]
@@ -69,10 +68,10 @@ impl Place {
         // A model named here may come without an adapter; a run's own comes with it.
         let own = self.adapter.as_ref().filter(|_| args.source.is_none());
         let adapter = args.adapter.as_ref().or(own);
-        let tokens = match adapter {
+        // What --set says is in the config already.
+        let tokens = match &args.adapter {
             Some(dir) => tokens_of(&adapter_folder(dir))?,
-            None if args.source.is_none() => self.config.tokens.clone(),
-            None => TokensConfig::default(),
+            None => self.config.tokens.clone(),
         };
         let pipeline = source.pipeline(&tokens)?;
         let (device, dtype) = match (&self.config.model, args.source.is_none()) {

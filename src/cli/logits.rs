@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
 use serde::Deserialize;
 
-use super::model::{ComputeArgs, ModelArgs, Source};
+use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder};
 use super::{Context, Done};
 use crate::config::storage;
 use crate::episode;
@@ -29,9 +29,12 @@ pub(super) fn command(
     compute: &ComputeArgs,
     context: &Context,
 ) -> Result<Done> {
+    let adapter_files = adapter.map(adapter_folder);
+    let inputs = [Some(input), Some(Path::new(&model.source)), adapter_files.as_deref()];
+    files::check_apart(&[out], &inputs.into_iter().flatten().collect::<Vec<_>>())?;
+    files::check_writable(out)?;
     let source = Source::find(&model.source, None, Files::Weights, context)?;
     let vocabulary = source.config.vocab_size;
-    files::check_writable(out)?;
     let mut lines = Vec::new();
     episode::for_each_line(input, |text| {
         let line: Line = serde_json::from_str(text)?;

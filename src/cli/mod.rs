@@ -91,7 +91,7 @@ enum Command {
         /// Which episode of the file, counted from 0
         #[arg(long, default_value_t = 0)]
         episode: usize,
-        /// A chat template to use instead of the model's own, or "strict"
+        /// A chat template to use instead of the model's own: "plain" or a Jinja file; or "strict"
         #[arg(long, default_value = "auto")]
         template: String,
     },
@@ -199,7 +199,7 @@ enum Command {
         /// Check too that this model's tokenizer and chat template can take the episodes
         #[arg(long, value_name = "SOURCE")]
         model: Option<String>,
-        /// With --model: a chat template to use instead of the model's own, or "strict"
+        /// With --model: a chat template to use instead of the model's own: "plain" or a Jinja file; or "strict"
         #[arg(long, default_value = "auto", requires = "model")]
         template: String,
     },

@@ -90,6 +90,8 @@ fn parse_level(text: &str) -> Result<(String, String), String> {
 
 pub(super) fn command(args: &ScheduleArgs, context: &Context) -> Result<Done> {
     if let Some(out) = &args.out {
+        let inputs = [args.pool.as_deref(), Some(args.place.as_path())];
+        files::check_apart(&[out], &inputs.into_iter().flatten().collect::<Vec<_>>())?;
         files::check_writable(out)?;
     }
     let place = Place::read(&args.place, &args.set.values)?;

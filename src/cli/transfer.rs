@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::depth::{self, Depth, Subject};
 use super::eval::TestSet;
-use super::model::{ComputeArgs, ModelArgs, Source, adapter_folder, run_of, tokens_of};
+use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_of, tokens_of};
 use super::table::{self, Column};
 use super::{Context, Done, note, print, warn};
 use crate::config::{RunConfig, storage};
@@ -39,6 +39,9 @@ pub(super) struct TransferArgs {
     /// Write all measures as JSON
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
+    /// For the model without an adapter
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -94,6 +97,11 @@ struct Measured {
 
 pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     if let Some(out) = &args.out {
+        let worlds = args.worlds.iter().filter_map(|world| world.split("::").next()).map(Path::new);
+        let adapters: Vec<PathBuf> = args.adapters.iter().map(|dir| adapter_folder(dir)).collect();
+        let inputs =
+            worlds.chain([Path::new(&args.model.source)]).chain(adapters.iter().map(PathBuf::as_path));
+        files::check_apart(&[out], &inputs.collect::<Vec<_>>())?;
         files::check_writable(out)?;
     }
     let mut worlds = Vec::new();
@@ -132,7 +140,7 @@ fn measure_all(
     let mut failed = None;
     for adapter in std::iter::once(None).chain(args.adapters.iter().map(Some)) {
         let (name, tokens) = match adapter {
-            None => ("baseline".to_string(), TokensConfig::default()),
+            None => ("baseline".to_string(), args.template.over(TokensConfig::default())),
             Some(dir) => {
                 decoder.set_adapter(Some(&source.adapter(dir)?))?;
                 (name_of(dir, rows), tokens_of(&adapter_folder(dir))?)

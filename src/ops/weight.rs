@@ -35,7 +35,10 @@ impl Storage {
 
     /// The storage of that name.
     pub fn parse(name: &str) -> Option<Storage> {
-        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, storage)| storage)
+        Self::NAMES
+            .into_iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, storage)| storage)
     }
 
     /// Bytes of a weight (out, in) where the computation is in `dtype`.

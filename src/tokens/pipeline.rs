@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::label::LabelFinder;
 use super::render::{Rendered, Renderer, Variant};
 use super::sequence::{AnswerInfo, Line, Sequence, SoftTarget};
-use super::template::{ChatTemplate, read_tokenizer_config};
+use super::template::{ChatTemplate, NamedToken, named_tokens, read_tokenizer_config};
 use super::tokenizer::{Bos, Encoded, Tokenizer};
 use super::{Policy, TemplateChoice, TokensConfig};
 use crate::episode::{Episode, Role};
@@ -115,6 +115,8 @@ impl Pipeline {
         };
         let renderer = Renderer::new(template, config.template == TemplateChoice::Strict)
             .with_context(|| format!("chat template of {}", path.unwrap_or(folder).display()))?;
+        check_tokens(folder, &tokenizer, &renderer, limits.vocab_size)
+            .with_context(|| format!("tokenizer of {}", folder.display()))?;
         let max_length = config.max_length.unwrap_or(limits.max_position_embeddings);
         ensure!(max_length > 0, usage("tokens.max_length must be at least 1"));
         ensure!(
@@ -355,6 +357,41 @@ impl Pipeline {
     pub fn variant(&self) -> Variant {
         self.renderer.variant()
     }
+}
+
+/// Refuses a tokenizer without the tokens that the model's own files name and a dialogue needs, or with such as the model
+/// has no embedding for. Templates that write their marks as plain text, as some models have it, are left alone.
+fn check_tokens(folder: &Path, tokenizer: &Tokenizer, renderer: &Renderer, vocab_size: usize) -> Result<()> {
+    // What a template writes is seen in what it makes of a dialogue: its text also speaks of tools and images.
+    let dialogue = [(Role::User, "a"), (Role::Assistant, "b"), (Role::User, "c")];
+    let text = renderer.prompt(&dialogue).unwrap_or_default();
+    let ids = tokenizer.encode(&text)?.ids;
+    for NamedToken { token, key, special } in named_tokens(&read_tokenizer_config(folder)?) {
+        let written = text.contains(&token);
+        if token.is_empty() || !written && !["bos_token", "eos_token"].contains(&key.as_str()) {
+            continue;
+        }
+        let uses = if written { ", and which the chat template writes" } else { "" };
+        let id = tokenizer.id(&token);
+        ensure!(
+            id.is_some_and(|id| !(written && special) || ids.contains(&id)),
+            "{token:?}, which tokenizer_config.json names ({key}){uses}, is no token of tokenizer.json: dialogues would be \
+             cut as the model never saw them. Take both files from the same model, or save the tokenizer again with the \
+             token in it; or choose a chat template that does without (`--template`, `tokens.template`)"
+        );
+        check_row(&token, id.unwrap_or(0), vocab_size)?;
+    }
+    ids.iter().try_for_each(|&id| check_row(&tokenizer.text(id), id, vocab_size))
+}
+
+fn check_row(token: &str, id: u32, vocab_size: usize) -> Result<()> {
+    ensure!(
+        (id as usize) < vocab_size,
+        "{token:?} has the id {id}, but the model has embeddings of {vocab_size} tokens: either the tokenizer is another \
+         model's, or a token was added and the embeddings were not resized (model.resize_token_embeddings in transformers, \
+         then save both again)"
+    );
+    Ok(())
 }
 
 /// The ids to put before the text.

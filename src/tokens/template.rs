@@ -157,6 +157,33 @@ pub(super) fn special_tokens(config: &serde_json::Value) -> SpecialTokens {
     tokens
 }
 
+/// A token that a `tokenizer_config.json` names.
+pub(super) struct NamedToken {
+    pub(super) token: String,
+    /// Where it is named.
+    pub(super) key: String,
+    /// Whether it is more than text that happens to have a token of its own.
+    pub(super) special: bool,
+}
+
+/// All tokens that a `tokenizer_config.json` names.
+pub(super) fn named_tokens(config: &serde_json::Value) -> Vec<NamedToken> {
+    let content =
+        |value: &serde_json::Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+    let named = |key: &str, token, special| NamedToken { token, key: key.to_owned(), special };
+    let mut all: Vec<NamedToken> =
+        special_tokens(config).into_iter().map(|(key, token)| named(&key, token, true)).collect();
+    for key in ["additional_special_tokens", "extra_special_tokens"] {
+        let list = config[key].as_array().into_iter().flatten();
+        all.extend(list.filter_map(content).map(|token| named(key, token, true)));
+    }
+    let added = config["added_tokens_decoder"].as_object().into_iter().flatten();
+    all.extend(added.filter_map(|(_, value)| {
+        Some(named("added_tokens_decoder", content(value)?, value["special"] == true))
+    }));
+    all
+}
+
 fn read_template(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read the chat template {}", path.display()))
 }
@@ -175,14 +202,15 @@ fn find_template(folder: &Path, config: &serde_json::Value) -> Result<String> {
             .map(str::to_owned)
             .with_context(|| {
                 format!(
-                    "{}: none of its named chat templates is \"default\": put the one to use into a file and set \
-                     tokens.template = \"path\"",
+                    "{}: none of its named chat templates is \"default\": put the one to use into a file and name it \
+                     with `--template` (where a command takes --set or a config: tokens.template)",
                     folder.join("tokenizer_config.json").display()
                 )
             }),
         Some(serde_json::Value::Null) | None => bail!(
-            "{} has no chat template (base checkpoints often have none): use the instruction-tuned model, set \
-             tokens.template = \"plain\", or write one into a file and set tokens.template to its path",
+            "{} has no chat template (base checkpoints often have none): use the instruction-tuned model, or \
+             choose a plain one with `--template plain`, or one of your own with `--template FILE.jinja` (where a command \
+             takes --set or a config: tokens.template)",
             folder.display()
         ),
         Some(_) => bail!(
