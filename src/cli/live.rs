@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use super::Context;
-use super::model::{ComputeArgs, Source, adapter_folder, tokens_of};
+use super::model::{ComputeArgs, Source, adapter_folder, template_found, tokens_of};
 use crate::config::{CONFIG_FILE, RunConfig, storage};
 use crate::episode::{self, Episode};
 use crate::error::usage;
@@ -68,10 +68,11 @@ impl Place {
         // A model named here may come without an adapter; a run's own comes with it.
         let own = self.adapter.as_ref().filter(|_| args.source.is_none());
         let adapter = args.adapter.as_ref().or(own);
-        // What --set says is in the config already.
-        let tokens = match &args.adapter {
-            Some(dir) => tokens_of(&adapter_folder(dir))?,
-            None => self.config.tokens.clone(),
+        // What --set says is in the place's config already.
+        let tokens = match (&args.adapter, own) {
+            (Some(dir), _) => tokens_of(&adapter_folder(dir))?,
+            (None, Some(dir)) => template_found(self.config.tokens.clone(), dir),
+            (None, None) => self.config.tokens.clone(),
         };
         let pipeline = source.pipeline(&tokens)?;
         let (device, dtype) = match (&self.config.model, args.source.is_none()) {

@@ -214,17 +214,25 @@ impl Source {
 
 /// How an adapter's episodes became tokens: as its run says, or with the template that lies beside it.
 pub(super) fn tokens_of(adapter: &Path) -> Result<TokensConfig> {
-    let template = adapter.join("chat_template.jinja");
     if let Some(run) = run_of(adapter)? {
-        // A template that was named from another working directory lies beside the adapter too.
-        let lost = matches!(&run.tokens.template, TemplateChoice::Path(path) if !path.exists());
-        return Ok(match lost && template.is_file() {
-            true => TokensConfig { template: TemplateChoice::Path(template), ..run.tokens },
-            false => run.tokens,
-        });
+        return Ok(template_found(run.tokens, adapter));
     }
-    let template = if template.is_file() { TemplateChoice::Path(template) } else { TemplateChoice::Auto };
+    let template = template_beside(adapter).unwrap_or(TemplateChoice::Auto);
     Ok(TokensConfig { template, ..TokensConfig::default() })
+}
+
+/// The same, where a template that was named from another working directory lies beside the adapter too.
+pub(super) fn template_found(tokens: TokensConfig, adapter: &Path) -> TokensConfig {
+    let is_lost = matches!(&tokens.template, TemplateChoice::Path(path) if !path.exists());
+    match template_beside(adapter).filter(|_| is_lost) {
+        Some(template) => TokensConfig { template, ..tokens },
+        None => tokens,
+    }
+}
+
+fn template_beside(adapter: &Path) -> Option<TemplateChoice> {
+    let template = adapter.join("chat_template.jinja");
+    template.is_file().then_some(TemplateChoice::Path(template))
 }
 
 /// The config of the run that an adapter folder or a checkpoint belongs to.
