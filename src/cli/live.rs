@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Context;
 use super::model::{ComputeArgs, Source, adapter_folder, template_found, tokens_of};
+use super::train;
 use crate::config::{CONFIG_FILE, RunConfig, storage};
 use crate::episode::{self, Episode};
 use crate::error::usage;
@@ -57,9 +58,14 @@ impl Place {
 
     /// Loads the model that `args` name, or else the run's own with its adapter.
     pub(super) fn predictor(&self, args: &PartnerArgs, context: &Context) -> Result<Predictor> {
+        // The commit that the run began with, wherever its revision points now.
+        let trained = match &self.adapter {
+            Some(adapter) => train::base_of_run(adapter)?.and_then(|base| base.revision),
+            None => None,
+        };
         let (source, revision) = match (&args.source, &self.config.model) {
             (Some(source), _) => (source.as_str(), None),
-            (None, Some(own)) => (own.source.as_str(), own.revision.as_deref()),
+            (None, Some(own)) => (own.source.as_str(), trained.as_deref().or(own.revision.as_deref())),
             (None, None) => {
                 return Err(usage("no model is named: give --model, or a config with [model] source"));
             }
