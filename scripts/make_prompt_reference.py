@@ -10,17 +10,14 @@ The models are those of make_reference.py, which stay as they are; the sequences
     <name>/prompt/reference.safetensors                             logits_I, grad_vocabulary, grad_options
 """
 
-import argparse
 import json
-import logging
 import warnings
-from pathlib import Path
 
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from make_reference import MODELS, SEED, TOLERANCE, Float64, Plain, dump, gradients, load_base, losses, numbers
+from make_reference import MODELS, SEED, TOLERANCE, Float64, Plain, dump, gradients, load_base, losses, main, numbers
 from make_reference import peft, transformers
 
 LENGTH = 4
@@ -84,16 +81,5 @@ def make(name, out):
     print(f"{name}: moved by {moved:.2f}, f32 against f64 {seen:.1e}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    root = Path(__file__).resolve().parent.parent
-    parser.add_argument("--out", type=Path, default=root / "tests" / "data" / "reference")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
-    args = parser.parse_args()
-    for name in args.names or MODELS:
-        make(name, args.out)
-
-
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
-    main()
+    main(make, __doc__)

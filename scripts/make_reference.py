@@ -7,7 +7,7 @@ Models and adapters are written first, then read back from disk by transformers 
 computed with eager attention in float64 (norms, softmax and rotary angles too, see `Float64`; the rotary
 frequencies stay rounded to float32), stored as float32.  The same is computed in plain float32, and the script fails
 where the two differ by more than two correct float32 implementations may (TOLERANCE).  It also fails where a typical
-mistake (SENSITIVITY) would not show.
+mistake (SENSITIVITY) would not show.  A model that is made again loses its prompt/: make_prompt_reference.py makes it.
 
     <name>/config.json                 what the hub's checkpoints of the family look like, or transformers 5's style
     <name>/config.transformers5.json   the other style of the same (or config.hub.json); loads to the same logits
@@ -666,16 +666,16 @@ def make(name, out):
               "norms", [round(x, 3) for x in record["trajectory"]["grad_norms"]])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(make=make, doc=__doc__):
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--out", type=Path, default=root / "tests" / "data" / "reference")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
     args = parser.parse_args()
+    logging.disable(logging.WARNING)
     for name in args.names or MODELS:
         make(name, args.out)
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
     main()

@@ -44,10 +44,7 @@ impl Case {
     }
 
     fn lora(&self) -> &Lora {
-        match &self.adapted.adapter {
-            Adapter::Lora(lora) => lora,
-            Adapter::Prefix(_) => panic!("a soft prompt"),
-        }
+        self.adapted.adapter.lora().unwrap()
     }
 
     fn lora_mut(&mut self) -> &mut Lora {

@@ -8,11 +8,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bayesteach::model::adapter::Adapter;
 use bayesteach::model::config::ModelConfig;
 use bayesteach::model::decoder::{Decoder, Keep, Past, Tokens};
 use bayesteach::model::gradients::{Gradients, Trainable};
-use bayesteach::model::lora::{Lora, LoraConfig};
+use bayesteach::model::lora::LoraConfig;
 use bayesteach::model::{peft, prefix, tensors};
 use bayesteach::ops::kl::Targets;
 use candle_core::{DType, Device, Tensor};
@@ -129,13 +128,6 @@ impl Reference {
 impl Flat {
     fn tokens(&self) -> Tokens<'_> {
         Tokens { input_ids: &self.input_ids, positions: &self.positions, boundaries: &self.boundaries }
-    }
-}
-
-fn lora_of(adapter: &Adapter) -> &Lora {
-    match adapter {
-        Adapter::Lora(lora) => lora,
-        Adapter::Prefix(_) => panic!("a soft prompt"),
     }
 }
 
@@ -373,7 +365,7 @@ fn a_merged_adapter_equals_base_plus_adapter() {
             let with_adapter = logits(&reference.model);
             let (_, adapter) = peft::read(&reference.dir.join("adapter"), reference.model.config()).unwrap();
             let mut weights = reference.model.parameters();
-            for (path, module) in &lora_of(&adapter).modules {
+            for (path, module) in &adapter.lora().unwrap().modules {
                 let weight = weights.get_mut(&format!("{path}.weight")).unwrap();
                 *weight = (&*weight + module.delta(dtype).unwrap()).unwrap();
             }

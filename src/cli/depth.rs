@@ -46,11 +46,11 @@ pub(super) struct Subject<'a> {
 }
 
 impl Depth {
-    /// As the command line says, and what lies beside the episodes.
-    pub(super) fn of(measured: &Measured) -> Result<Self> {
+    /// As the command line and the config that it names say, and what lies beside the episodes.
+    pub(super) fn of(measured: &Measured, config: Option<&RunConfig>) -> Result<Self> {
         let asked = RunConfig::eval_keys(measured.config.as_deref(), &measured.set)?;
-        match &measured.config {
-            Some(path) => Self::of_run(&RunConfig::load(path, &measured.set)?, &measured.episodes, asked),
+        match config {
+            Some(config) => Self::of_run(config, &measured.episodes, asked),
             None => {
                 let origin = teach::origin(&measured.episodes)?;
                 let eval = RunConfig::eval_settings(&measured.set)?;

@@ -32,11 +32,16 @@ pub(super) struct Outputs {
 }
 
 impl Measured {
+    /// The config that says who taught, if one is named.
+    fn load_config(&self) -> Result<Option<RunConfig>> {
+        self.config.as_ref().map(|path| RunConfig::load(path, &self.set)).transpose()
+    }
+
     /// How the episodes become tokens: as the adapter was trained, else as the config says, and the settings on top.
-    fn tokens(&self, adapter: Option<&Path>) -> Result<TokensConfig> {
-        let own = match (adapter, &self.config) {
+    fn tokens(&self, adapter: Option<&Path>, config: Option<&RunConfig>) -> Result<TokensConfig> {
+        let own = match (adapter, config) {
             (Some(dir), _) => tokens_of(&adapter_folder(dir))?,
-            (None, Some(config)) => RunConfig::load(config, &self.set)?.tokens,
+            (None, Some(config)) => config.tokens.clone(),
             (None, None) => TokensConfig::default(),
         };
         RunConfig::tokens_settings(own, &self.set)
@@ -79,11 +84,12 @@ pub(super) fn command(
     for out in [&outputs.measures, &outputs.predictions].into_iter().flatten() {
         files::check_writable(out)?;
     }
-    let mut depth = Depth::of(measured)?;
+    let config = measured.load_config()?;
+    let mut depth = Depth::of(measured, config.as_ref())?;
     let lines = read_lines(&measured.episodes)?;
     depth.prepare(&lines)?;
     let source = Source::find(&model.source, None, Files::All, context)?;
-    let tokens = measured.tokens(adapter)?;
+    let tokens = measured.tokens(adapter, config.as_ref())?;
     let pipeline = source.pipeline(&tokens)?;
     let test = TestSet::encode(&pipeline, lines, &measured.episodes)?;
     let (device, dtype) = compute.open("auto", "auto")?;

@@ -16,7 +16,6 @@ use crate::error::usage;
 use crate::export::{Adapted, Exported, Subject, gguf, merged, mlx};
 use crate::files;
 use crate::hub::Files;
-use crate::model::adapter::Adapter;
 use crate::model::gguf::is_gguf;
 use crate::model::peft::{self, PeftConfig};
 use crate::ops::weight::Storage;
@@ -243,12 +242,9 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     let (mut config, adapter) = peft::read(&folder, &base.config).with_context(|| {
         format!("the adapter in {} does not go with the base {}", folder.display(), base.snapshot.name)
     })?;
-    if matches!(adapter, Adapter::Prefix(_)) && args.format != Format::Peft {
-        return Err(usage(format!(
-            "{} is a soft prompt, which can only be exported as peft: no other format has a place for embeddings before the \
-             tokens",
-            folder.display()
-        )));
+    if args.format != Format::Peft {
+        // Before the base is read.
+        adapter.lora()?;
     }
     let trained_on = config.base().0.filter(|name| *name != base.snapshot.name);
     if let (Some(trained_on), Some(given)) = (trained_on, &args.model) {

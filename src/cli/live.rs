@@ -56,21 +56,25 @@ impl Place {
         self.adapter.is_some() && self.config.model.is_some()
     }
 
+    /// The commit of `model` that the run began with, wherever its revision points now.
+    fn trained_revision(&self, model: &str) -> Result<Option<String>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        let trained = train::base_of_run(adapter)?.filter(|base| base.name == model);
+        Ok(trained.and_then(|base| base.revision))
+    }
+
     /// Loads the model that `args` name, or else the run's own with its adapter.
     pub(super) fn predictor(&self, args: &PartnerArgs, context: &Context) -> Result<Predictor> {
-        // The commit that the run began with, wherever its revision points now.
-        let trained = match &self.adapter {
-            Some(adapter) => train::base_of_run(adapter)?.and_then(|base| base.revision),
-            None => None,
-        };
         let (source, revision) = match (&args.source, &self.config.model) {
             (Some(source), _) => (source.as_str(), None),
-            (None, Some(own)) => (own.source.as_str(), trained.as_deref().or(own.revision.as_deref())),
+            (None, Some(own)) => {
+                (own.source.as_str(), self.trained_revision(&own.source)?.or(own.revision.clone()))
+            }
             (None, None) => {
                 return Err(usage("no model is named: give --model, or a config with [model] source"));
             }
         };
-        let source = Source::find(source, revision, Files::All, context)?;
+        let source = Source::find(source, revision.as_deref(), Files::All, context)?;
         // A model named here may come without an adapter; a run's own comes with it.
         let own = self.adapter.as_ref().filter(|_| args.source.is_none());
         let adapter = args.adapter.as_ref().or(own);

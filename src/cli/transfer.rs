@@ -147,12 +147,12 @@ fn measure_all(
             }
         };
         let trained = adapter.map(|dir| trained_users(dir)).transpose()?.unwrap_or_default();
+        let mut pipeline = source.pipeline(&tokens)?;
         rows.push(Row { name: name.clone(), adapter: adapter.cloned(), cells: Vec::new() });
         let model = if adapter.is_some() { Model::FineTuned } else { Model::Baseline };
         for world in worlds.iter_mut() {
             note(&format!("{name} on {}", world.name));
-            let tokens = TokensConfig { on_too_long: world.on_too_long, ..tokens.clone() };
-            let pipeline = source.pipeline(&tokens)?;
+            pipeline = pipeline.with_too_long(world.on_too_long);
             let is_trained = |line: &&Line| user_of(line).is_some_and(|user| trained.contains(&user));
             let shared = world.lines.iter().filter(is_trained).count();
             let (measures, not_measured) =

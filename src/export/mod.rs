@@ -12,7 +12,7 @@ pub mod peft;
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Tensor};
 
 use crate::model::adapter::Adapter;
@@ -69,12 +69,7 @@ impl<'a> Subject<'a> {
 
     /// The adapter as additions to linears, for a format that has place for nothing else.
     fn lora(&self) -> Result<&'a Lora> {
-        match &self.adapted()?.adapter {
-            Adapter::Lora(lora) => Ok(lora),
-            Adapter::Prefix(_) => bail!(
-                "a soft prompt can only be exported as peft: no other format has a place for embeddings before the tokens"
-            ),
-        }
+        self.adapted()?.adapter.lora()
     }
 
     /// Puts the chat template beside an adapter of a format that has no place for it.

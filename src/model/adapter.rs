@@ -7,6 +7,7 @@ use candle_core::Tensor;
 
 use super::lora::Lora;
 use super::prefix::Prefix;
+use crate::error::usage;
 
 /// An adapter's tensors.
 #[derive(Clone, Debug)]
@@ -18,6 +19,19 @@ pub enum Adapter {
 }
 
 impl Adapter {
+    /// The additions to linears, for what has a place for nothing else.
+    ///
+    /// # Errors
+    /// A usage error for a soft prompt.
+    pub fn lora(&self) -> Result<&Lora> {
+        match self {
+            Self::Lora(lora) => Ok(lora),
+            Self::Prefix(_) => Err(usage(
+                "a soft prompt can only be exported as peft: no other format has a place for embeddings before the tokens",
+            )),
+        }
+    }
+
     /// The tensors by name.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         match self {

@@ -340,20 +340,9 @@ impl Block {
         Ok((rows::add(&trace.h, &some(branch)?)?, trace))
     }
 
-    /// What the backward reads, computed again. The output is not, nor its last product where nothing else needs that.
-    pub(super) fn forward_again(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        at: At,
-        run: &Run,
-        config: &ModelConfig,
-    ) -> Result<Trace> {
-        Ok(self.trace(layer, x, at, run, config, false)?.1)
-    }
-
-    /// What the MLP adds to the block's output, if it is wanted, and what the backward reads.
-    fn trace(
+    /// What the MLP adds to the block's output, if that is wanted, and what the backward reads. Where it is not, as when a
+    /// block is computed again, its last product is spared too, unless the backward reads that.
+    pub(super) fn trace(
         &self,
         layer: usize,
         x: &Tensor,

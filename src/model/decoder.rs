@@ -502,7 +502,7 @@ impl Decoder {
                 Kept::Trace(trace) => trace,
                 Kept::KeysValues(..) => anyhow::bail!("a backward without a forward that kept its inputs"),
                 Kept::Input(x) => {
-                    Box::new(block.forward_again(i, &x, self.rows(run, i), run, &self.config)?)
+                    Box::new(block.trace(i, &x, self.rows(run, i), run, &self.config, false)?.1)
                 }
             };
             // Below the first block are only embeddings, which LoRA does not train.

@@ -57,8 +57,7 @@ impl Prefix {
     pub fn new(config: &PrefixConfig, decoder: &Decoder, seed: u64) -> Result<Self> {
         let mut stream = rng::stream(seed, "prefix", 0);
         let vocabulary = decoder.config().vocab_size;
-        let draw = |_| ((stream.uniform() * vocabulary as f64) as usize).min(vocabulary - 1) as u32;
-        let ids: Vec<u32> = (0..config.length).map(draw).collect();
+        let ids: Vec<u32> = (0..config.length).map(|_| stream.below(vocabulary) as u32).collect();
         Ok(Self { embeddings: decoder.embed(&ids)?.to_dtype(DType::F32)? })
     }
 

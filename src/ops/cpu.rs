@@ -24,18 +24,17 @@ pub(crate) trait Real: WithDType {
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The smallest value.
     const NEG_INFINITY: Self;
-    /// Whether there is [`Real::dots`].
-    const HAS_DOTS: bool = false;
-    /// Products with few columns, in vector registers.
-    fn dots(_: Dots<'_, Self>) {}
+    /// Products with few columns; in vector registers where there is code for it.
+    fn dots(dots: Dots<'_, Self>) {
+        dots.plain();
+    }
 }
 
 impl Real for f32 {
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
-    const HAS_DOTS: bool = true;
 
     fn dots(dots: Dots<'_, f32>) {
-        dots.compute();
+        dots.vectorised();
     }
 
     // exp(x) = 2^n exp(r), |r| <= ln 2 / 2, with the Taylor series of exp(r) to the 7th power, whose

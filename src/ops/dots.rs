@@ -25,7 +25,7 @@ pub(super) fn dots_into<T: Real>(out: &mut [T], stride: usize, x: Mat<'_, T>, a:
     if x.rows == 0 || a.rows == 0 {
         return;
     }
-    if a.rows > FEW || x.col_stride != 1 || a.col_stride != 1 || !T::HAS_DOTS {
+    if a.rows > FEW || x.col_stride != 1 || a.col_stride != 1 {
         return cpu::matmul(out, stride, x, a.t(), scale, false, Threads::All);
     }
     assert!(x.cols == a.cols && x.fits() && a.fits(), "matrix views that do not fit");
@@ -46,8 +46,14 @@ pub(crate) struct Dots<'a, T> {
     scale: T,
 }
 
+impl<T: Real> Dots<'_, T> {
+    pub(super) fn plain(self) {
+        cpu::matmul(self.out, self.stride, self.x, self.a.t(), self.scale, false, Threads::One);
+    }
+}
+
 impl Dots<'_, f32> {
-    pub(super) fn compute(self) {
+    pub(super) fn vectorised(self) {
         Arch::new().dispatch(self);
     }
 

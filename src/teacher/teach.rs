@@ -44,15 +44,12 @@ pub fn teach(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<TeacherSummary> {
     let domain = config.checked_domain()?;
-    let (school, users) = match &domain {
-        Domain::Grid(world) => {
-            let course = Box::new(Course::new(config, world));
-            let held_out = HeldOut::draw(world, &course.rules, seed);
-            (School::Grid { course, held_out }, draw_users(config, world, seed))
-        }
-        Domain::Process(world) => (School::Process(world), (0..config.drawn_users()).collect()),
+    let school = School::open(config, &domain, split, seed)?;
+    let held_out = match (&domain, &school.source) {
+        (Domain::Grid(world), Source::Grid(course)) => Some(HeldOut::draw(world, &course.rules, seed)),
+        _ => None,
     };
-    let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
+    let parts = &school.parts;
 
     std::fs::create_dir_all(out_dir).with_context(|| format!("cannot create {}", out_dir.display()))?;
     remove_leftovers(out_dir)?;
@@ -65,17 +62,17 @@ pub fn teach(
     let mut leakage = LeakageCheck::default();
     let total = parts.len() as u64;
     progress(0, total);
-    let at_once = school.episodes_at_once(config);
+    let at_once = school.episodes_at_once();
     for first in (0..parts.len()).step_by(at_once) {
         let chunk = first..(first + at_once).min(parts.len());
         let last = chunk.end;
         let taught: Vec<Taught> = chunk
             .into_par_iter()
             .map(|i| {
-                let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
-                match &school {
-                    School::Grid { course, held_out } => teach_one(course, held_out, seed, user, number),
-                    School::Process(world) => teach_process(config, world, seed, user, number),
+                let (user, number) = school.user_and_number(i);
+                match &school.source {
+                    Source::Grid(course) => teach_one(course, held_out.as_ref(), seed, user, number),
+                    Source::Process(world) => teach_process(config, world, seed, user, number),
                 }
             })
             .collect::<Result<_>>()?;
@@ -97,10 +94,7 @@ pub fn teach(
         test: count(Part::Test),
         shared_users: leakage.shared_users(),
     };
-    let held_out_sets = match &school {
-        School::Grid { held_out, .. } => held_out.sets(),
-        School::Process(_) => 0,
-    };
+    let held_out_sets = held_out.as_ref().map_or(0, HeldOut::sets);
     let summary = totals.summary(domain.name(), config.kind, split, held_out_sets);
     publish(files, &summary, out_dir)?;
     Ok(summary)
@@ -118,23 +112,14 @@ pub fn teach_some(
     seed: u64,
     choose: &dyn Fn(Vec<usize>) -> Vec<usize>,
 ) -> Result<Vec<Episode>> {
-    enum Source<'a> {
-        Grid(Box<Course<'a>>),
-        Process(&'a Process),
-    }
     let domain = config.checked_domain()?;
-    let (source, users) = match &domain {
-        Domain::Grid(world) => {
-            (Source::Grid(Box::new(Course::new(config, world))), draw_users(config, world, seed))
-        }
-        Domain::Process(world) => (Source::Process(world), (0..config.drawn_users()).collect()),
-    };
-    let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
+    let school = School::open(config, &domain, split, seed)?;
+    let parts = &school.parts;
     let of = |part| (0..parts.len()).filter(|&i| parts[i] == part).collect::<Vec<usize>>();
     let numbers = [Part::Test, Part::Validation, Part::Train].into_iter().map(of).find(|of| !of.is_empty());
     let episode = |i: usize| {
-        let (user, number) = (users[i / config.episodes_per_user], i % config.episodes_per_user);
-        match &source {
+        let (user, number) = school.user_and_number(i);
+        match &school.source {
             Source::Grid(course) => course.episode(seed, user, number, |_, _| {}).episode,
             Source::Process(world) => simulate_process(config, world, seed, user, number).simulation.episode,
         }
@@ -142,18 +127,43 @@ pub fn teach_some(
     Ok(choose(numbers.unwrap_or_default()).into_par_iter().map(episode).collect())
 }
 
-/// A world with what all its users share.
-enum School<'a> {
-    Grid { course: Box<Course<'a>>, held_out: HeldOut },
+/// Where episodes come from.
+enum Source<'a> {
+    Grid(Box<Course<'a>>),
     Process(&'a Process),
 }
 
-impl School<'_> {
+/// A source with its users, and which part each of their episodes is of.
+struct School<'a> {
+    config: &'a TeacherConfig,
+    source: Source<'a>,
+    users: Vec<usize>,
+    parts: Vec<Part>,
+}
+
+impl<'a> School<'a> {
+    fn open(config: &'a TeacherConfig, domain: &'a Domain, split: &SplitConfig, seed: u64) -> Result<Self> {
+        let (source, users) = match domain {
+            Domain::Grid(world) => {
+                (Source::Grid(Box::new(Course::new(config, world))), draw_users(config, world, seed))
+            }
+            Domain::Process(world) => (Source::Process(world), (0..config.drawn_users()).collect()),
+        };
+        let parts = split.assign(users.len(), config.episodes_per_user, seed)?;
+        Ok(Self { config, source, users, parts })
+    }
+
+    /// Whose episode one is, and which of theirs.
+    fn user_and_number(&self, episode: usize) -> (usize, usize) {
+        let each = self.config.episodes_per_user;
+        (self.users[episode / each], episode % each)
+    }
+
     /// How many episodes to simulate between two writes: fewer where they may have thousands of rounds.
-    fn episodes_at_once(&self, config: &TeacherConfig) -> usize {
-        match self {
-            School::Grid { .. } => CHUNK,
-            School::Process(world) => (50 * CHUNK / config.process_rounds(world)).clamp(8, CHUNK),
+    fn episodes_at_once(&self) -> usize {
+        match &self.source {
+            Source::Grid(_) => CHUNK,
+            Source::Process(world) => (50 * CHUNK / self.config.process_rounds(world)).clamp(8, CHUNK),
         }
     }
 }
@@ -190,15 +200,19 @@ struct Taught {
     regret: Option<f64>,
 }
 
-fn teach_one(course: &Course, held_out: &HeldOut, seed: u64, user: usize, number: usize) -> Result<Taught> {
+fn teach_one(
+    course: &Course,
+    held_out: Option<&HeldOut>,
+    seed: u64,
+    user: usize,
+    number: usize,
+) -> Result<Taught> {
     let mut errors = rng::stream(seed, "teacher.held_out_errors", ((user as u64) << 32) | number as u64);
     // The truths of a user as of the last round, for users that change.
     let mut known: Option<(Vec<usize>, Vec<usize>)> = None;
     let mut tallies = Vec::new();
     let simulation = course.episode(seed, user, number, |posterior, hypotheses| {
-        if held_out.sets() == 0 {
-            return;
-        }
+        let Some(held_out) = held_out.filter(|held_out| held_out.sets() > 0) else { return };
         let truths = match known.take() {
             Some((of, truths)) if of == hypotheses => truths,
             _ => held_out.truths(hypotheses),

@@ -353,6 +353,12 @@ impl Pipeline {
         Self { format_trains, ..self }
     }
 
+    /// What becomes of episodes that are too long.
+    #[must_use]
+    pub fn with_too_long(self, on_too_long: Policy) -> Self {
+        Self { on_too_long, ..self }
+    }
+
     /// How dialogues are rendered, by name.
     pub fn variant(&self) -> Variant {
         self.renderer.variant()
