@@ -165,13 +165,20 @@ fn a_plain_template_can_be_chosen_wherever_one_is_wanted() {
 }
 
 #[test]
-fn what_was_trained_on_a_gguf_file_is_merged_into_its_original() {
+fn what_was_trained_on_a_gguf_file_is_merged_into_its_original_or_into_the_file() {
     let place = Place::new();
     place.ok("export base --format gguf --quantization q8_0 --pre-tokenizer gpt-2 --out g");
     // Without the name's ending, as Ollama keeps them.
     std::fs::copy(place.path("g/model.gguf"), place.path("blob")).unwrap();
     place.ok("train c.toml --set model.source=blob --set train.max_steps=2");
-    place.fails("export runs/a --format merged --out m", 2, &["GGUF file", "--model"]);
+    let done = place.run("export runs/a --format merged --out of-blob");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("blob is a GGUF file") && done.stderr.contains("--model"),
+        "{}",
+        done.stderr
+    );
+    assert!(place.names("of-blob").contains(&"tokenizer.json".to_string()));
     let done = place.run("export runs/a --format merged --model base --out m");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert!(done.stderr.contains("trained on the GGUF file blob"), "{}", done.stderr);

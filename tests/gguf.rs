@@ -25,7 +25,8 @@ use common::gguf::{flat, hub_name, largest_difference, read_gguf, unpermute};
 use common::{Place, repository};
 use serde_json::{Value, json};
 
-const FAMILIES: [&str; 8] = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"];
+const FAMILIES: [&str; 9] =
+    ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen3_moe"];
 
 fn export_base(base: &Path, quantization: Quantization, out: &Path) -> PathBuf {
     let model = ModelConfig::load(base).unwrap();
@@ -139,6 +140,19 @@ fn blocks_stay_as_they_are_and_compute_what_they_stand_for() {
     }
 }
 
+/// Files hold a divisor for each frequency; the settings that give them are what other programs read.
+#[test]
+fn rotary_settings_of_llama_3_are_found_again() {
+    let place = tempfile::tempdir().unwrap();
+    let base = repository("tests/data/reference/llama3");
+    let file = GgufFile::open(&export_base(&base, Quantization::F32, &place.path().join("g"))).unwrap();
+    let meant: Value = files::read_json(&base.join("config.json")).unwrap();
+    let found = &file.config_json().unwrap()["rope_scaling"];
+    for key in ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"] {
+        assert_eq!(found[key].as_f64(), meant["rope_scaling"][key].as_f64(), "{key} of {found}");
+    }
+}
+
 /// 256 columns, which the blocks of q4_k want.
 fn wide(dir: &Path, architecture: &str, model_type: &str) {
     std::fs::create_dir_all(dir).unwrap();
@@ -147,7 +161,8 @@ fn wide(dir: &Path, architecture: &str, model_type: &str) {
         "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 64, "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "tie_word_embeddings": true,
         "query_pre_attn_scalar": 64, "sliding_window": 8, "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0, "initializer_range": 0.08,
+        "final_logit_softcapping": 30.0, "initializer_range": 0.08, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256, "norm_topk_prob": true,
     });
     files::write_json(&dir.join("config.json"), &config).unwrap();
     let model = ModelConfig::load(dir).unwrap();
@@ -157,9 +172,12 @@ fn wide(dir: &Path, architecture: &str, model_type: &str) {
 
 #[test]
 fn four_bit_blocks_too() {
-    for (architecture, model_type) in
-        [("LlamaForCausalLM", "llama"), ("Qwen3ForCausalLM", "qwen3"), ("Gemma2ForCausalLM", "gemma2")]
-    {
+    for (architecture, model_type) in [
+        ("LlamaForCausalLM", "llama"),
+        ("Qwen3ForCausalLM", "qwen3"),
+        ("Qwen3MoeForCausalLM", "qwen3_moe"),
+        ("Gemma2ForCausalLM", "gemma2"),
+    ] {
         let place = tempfile::tempdir().unwrap();
         let base = place.path().join("base");
         wide(&base, architecture, model_type);
@@ -278,15 +296,31 @@ fn every_command_takes_a_file() {
         assert_eq!(config["base_model_name_or_path"], "gguf/model.gguf");
         assert!(place.names("runs/g/adapter").contains(&"tokenizer.json".to_string()));
         place.ok("export runs/g --format gguf-lora --out lora");
-        place.fails("export runs/g --format merged --out merged", 2, &["GGUF file", "--model", "gguf-lora"]);
+        // Merged into what the file's weights stand for: in their own dtype, or in bf16 where that is blocks.
+        let adapted = "logits --model gguf/model.gguf --adapter runs/g --input ids.jsonl --out t.safetensors";
+        place.ok(adapted);
+        assert!(largest_difference(&read("g.safetensors"), &read("t.safetensors")) > 1e-6);
+        place.ok("export runs/g --format merged --out merged");
+        place.ok("export runs/g --format gguf --quantization f32 --out merged-gguf");
+        let bf16 = if quantization == "f32" { 1e-4 } else { 0.3 };
+        for (model, tolerance) in [("merged", bf16), ("merged-gguf/model.gguf", 1e-4)] {
+            place.ok(&format!("logits --model {model} --input ids.jsonl --out u.safetensors"));
+            let off = largest_difference(&read("t.safetensors"), &read("u.safetensors"));
+            assert!(off < tolerance, "{name} {model}: {off}");
+        }
+        let stored = tensors::read(&place.path("merged/model.safetensors")).unwrap();
+        // Rows of this model that fill no blocks are in f16.
+        let dtype = if quantization == "f32" { DType::F32 } else { DType::F16 };
+        assert!(stored.values().all(|tensor| tensor.dtype() == dtype));
         place.fails("train g.toml --set run.name=w --set train.weights=all", 2, &["GGUF file", "adapters"]);
         place.fails("train g.toml --set run.name=w --set model.revision=main", 2, &["no revisions"]);
-        let mut chat = place.command("chat --model gguf/model.gguf --max-tokens 3");
+        let mut chat = place.command("chat --model gguf/model.gguf --adapter runs/g --max-tokens 3");
         chat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
         let mut chat = chat.stderr(std::process::Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut chat.stdin.take().unwrap(), b"Flight 1?\n").unwrap();
         let done = chat.wait_with_output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("one of 1,2, the probabilities"), "{said}");
         // Another file of the same name is another model.
         let weights = std::fs::read(place.path("gguf/model.gguf")).unwrap();
         let mut other = weights.clone();

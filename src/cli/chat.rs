@@ -1,5 +1,6 @@
 //! `bayesteach chat`: talks to a model, with or without an adapter, in the terminal.
 
+use std::fs::File;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, tokens_of};
+use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_folder, tokens_of};
+use super::teach::FOLDER as EPISODES;
 use super::{Context, Done, note, print};
-use crate::config::storage;
-use crate::episode::Role;
+use crate::config::{RunConfig, storage};
+use crate::episode::{Episode, Role};
 use crate::error::usage;
 use crate::eval::Tails;
 use crate::hub::Files;
@@ -35,7 +37,8 @@ pub(super) struct ChatArgs {
     /// What the sampling is a function of
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Labels, such as 1,2,3: where a reply says one of them, the probabilities of all are shown
+    /// Labels, such as 1,2,3: where a reply says one of them, the probabilities of all are shown; if not given, those that the
+    /// adapter's run trained on
     #[arg(long, value_delimiter = ',', value_name = "LABELS")]
     options: Vec<String>,
     #[command(flatten)]
@@ -58,8 +61,19 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
     let storage = storage(&args.compute.quantization)?;
     let decoder = source.load_adapted(args.adapter.as_deref(), dtype, storage, &device)?;
     let ends = end_tokens(source.dir(), &pipeline)?;
+    let mut options: Vec<String> = args.options.iter().map(|option| option.trim().to_string()).collect();
+    if let (Some(dir), true) = (&args.adapter, options.is_empty()) {
+        options = trained_options(&adapter_folder(dir))?;
+        if !options.is_empty() {
+            let labels = options.join(",");
+            note(&format!(
+                "where a reply says one of {labels}, the probabilities of all follow (--options for others)"
+            ));
+        }
+    }
     let mut chat = Chat {
         args,
+        options,
         pipeline: &pipeline,
         decoder: &decoder,
         ends,
@@ -102,6 +116,22 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
     Ok(Done::Finished)
 }
 
+/// The labels that an adapter was trained on, where its run is there and its first dialogue has the same at every answer.
+fn trained_options(adapter: &Path) -> Result<Vec<String>> {
+    let Some(run) = run_folder(adapter)? else { return Ok(Vec::new()) };
+    let train = match RunConfig::stored(&run)?.data {
+        Some(data) => data.train,
+        None => run.join(EPISODES).join("train.jsonl"),
+    };
+    let Ok(file) = File::open(train) else { return Ok(Vec::new()) };
+    let mut line = String::new();
+    std::io::BufReader::new(file).read_line(&mut line).context("cannot read the run's episodes")?;
+    let Ok(episode) = serde_json::from_str::<Episode>(&line) else { return Ok(Vec::new()) };
+    let mut answers = episode.answers().map(|(answer, _)| answer).filter(|answer| answer.belief.is_none());
+    let Some(first) = answers.next() else { return Ok(Vec::new()) };
+    Ok(if answers.all(|answer| answer.options == first.options) { first.options.clone() } else { Vec::new() })
+}
+
 /// The tokens that end a reply: those of `generation_config.json`, else of `config.json`, and the tokenizer's own.
 fn end_tokens(folder: &Path, pipeline: &Pipeline) -> Result<Vec<u32>> {
     let mut ends = Vec::new();
@@ -127,6 +157,7 @@ fn end_tokens(folder: &Path, pipeline: &Pipeline) -> Result<Vec<u32>> {
 
 struct Chat<'a> {
     args: &'a ChatArgs,
+    options: Vec<String>,
     pipeline: &'a Pipeline,
     decoder: &'a Decoder,
     ends: Vec<u32>,
@@ -198,21 +229,19 @@ impl Chat<'_> {
     fn options(&self, next: u32, log_probs: &[f32]) -> Result<Option<String>> {
         let tokenizer = self.pipeline.tokenizer();
         let said = tokenizer.decode(&[next])?;
-        if !self.args.options.iter().any(|option| option.trim() == said.trim() && !said.trim().is_empty()) {
+        if !self.options.iter().any(|option| option == said.trim() && !option.is_empty()) {
             return Ok(None);
         }
         // The label as this reply spells it, with or without a space before it.
         let lead = &said[..said.len() - said.trim_start().len()];
         let mut shown = Vec::new();
-        for option in &self.args.options {
-            let text = format!("{lead}{}", option.trim());
+        for option in &self.options {
+            let text = format!("{lead}{option}");
             let ids = tokenizer.encode(&text)?.ids;
-            let token = ids
-                .iter()
-                .copied()
-                .find(|&id| tokenizer.decode(&[id]).is_ok_and(|t| t.trim() == option.trim()));
+            let token =
+                ids.iter().copied().find(|&id| tokenizer.decode(&[id]).is_ok_and(|t| t.trim() == option));
             if let Some(token) = token {
-                shown.push((option.trim(), f64::from(log_probs[token as usize]).exp()));
+                shown.push((option, f64::from(log_probs[token as usize]).exp()));
             }
         }
         let mass: f64 = shown.iter().map(|(_, p)| p).sum();

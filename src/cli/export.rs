@@ -233,11 +233,11 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
         "the base model (--model names another place, --without-tokenizer does without its tokenizer)",
     )?;
     if let (Some(file), true) = (base.gguf(), args.needs_weights()) {
-        return Err(usage(format!(
-            "the base {} is a GGUF file, into which nothing is merged: name the model that it was made of with --model, or \
-             load the adapter beside it (--format gguf-lora)",
+        note(&format!(
+            "note: the base {} is a GGUF file: the adapter is added to what its weights stand for. --model names the model that \
+             it was made of, if that is at hand",
             file.display()
-        )));
+        ));
     }
     let (mut config, adapter) = peft::read(&folder, &base.config).with_context(|| {
         format!("the adapter in {} does not go with the base {}", folder.display(), base.snapshot.name)

@@ -3,7 +3,6 @@
 //!
 //! Tensors pass through one at a time; what the adapter does not touch is copied byte for byte.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -16,7 +15,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
 use super::card::Kind;
-use super::merge::Merge;
+use super::merge::{Merge, Stored};
 use super::{Exported, Subject, python};
 use crate::files;
 use crate::model::loading::WeightFiles;
@@ -50,13 +49,19 @@ pub fn export(
     progress: &dyn Fn(usize, usize),
 ) -> Result<Exported> {
     ensure!(!subject.lora()?.modules.is_empty(), "the adapter has no tensors");
+    let config: serde_json::Value = files::read_json(&subject.base.join("config.json"))?;
+    ensure!(
+        config.pointer("/rope_scaling/rope_type").is_none_or(|kind| kind != "factors"),
+        "the base's GGUF file gives a divisor for each rotary frequency, for which config.json has no form: name the model that \
+         it was made of with --model, or export as gguf"
+    );
     let merge = Merge::open(subject)?;
     let shards = plan(&merge, max_shard_size)?;
     let load = load(&out.display().to_string());
     let mut notes = Vec::new();
     files::write_folder(out, |dir| {
         let mut hashes = BTreeMap::new();
-        let total = merge.weights.tensors().count();
+        let total = merge.tensors().len();
         for shard in &shards {
             write_shard(&dir.join(&shard.file), &merge, &shard.tensors, &mut |name, bytes| {
                 hashes.insert(name.to_string(), blake3::hash(bytes));
@@ -90,29 +95,20 @@ fn load(path: &str) -> String {
 /// One file of weights.
 struct Shard {
     file: String,
-    tensors: Vec<Info>,
+    tensors: Vec<Stored>,
     bytes: u64,
-}
-
-struct Info {
-    name: String,
-    shape: Vec<usize>,
-    dtype: Dtype,
-    bytes: usize,
 }
 
 fn plan(merge: &Merge, max_shard_size: u64) -> Result<Vec<Shard>> {
     let mut shards: Vec<Shard> = Vec::new();
-    for (name, shape, dtype) in merge.weights.tensors() {
-        let bytes = merge.weights.view(name)?.data().len();
-        let info = Info { name: name.to_string(), shape: shape.to_vec(), dtype, bytes };
-        let size = info.bytes as u64;
+    for tensor in merge.tensors() {
+        let size = tensor.bytes() as u64;
         match shards.last_mut().filter(|shard| shard.bytes + size <= max_shard_size) {
             Some(shard) => {
                 shard.bytes += size;
-                shard.tensors.push(info);
+                shard.tensors.push(tensor);
             }
-            None => shards.push(Shard { file: String::new(), tensors: vec![info], bytes: size }),
+            None => shards.push(Shard { file: String::new(), tensors: vec![tensor], bytes: size }),
         }
     }
     let count = shards.len();
@@ -131,13 +127,13 @@ fn plan(merge: &Merge, max_shard_size: u64) -> Result<Vec<Shard>> {
 fn write_shard(
     path: &Path,
     merge: &Merge,
-    tensors: &[Info],
+    tensors: &[Stored],
     done: &mut dyn FnMut(&str, &[u8]),
 ) -> Result<()> {
     let at = || format!("cannot write {}", path.display());
     let mut offset = 0;
     let infos = tensors.iter().map(|info| {
-        let data_offsets = (offset, offset + info.bytes);
+        let data_offsets = (offset, offset + info.bytes());
         offset = data_offsets.1;
         (info.name.clone(), TensorInfo { dtype: info.dtype, shape: info.shape.clone(), data_offsets })
     });
@@ -148,41 +144,12 @@ fn write_shard(
     file.write_all(&(header.len() as u64).to_le_bytes()).with_context(at)?;
     file.write_all(&header).with_context(at)?;
     for info in tensors {
-        let bytes = stored(merge, info)?;
-        ensure!(bytes.len() == info.bytes, "{} would be written with {} bytes", info.name, bytes.len());
+        let bytes = merge.stored(info)?;
+        ensure!(bytes.len() == info.bytes(), "{} would be written with {} bytes", info.name, bytes.len());
         file.write_all(&bytes).with_context(at)?;
         done(&info.name, &bytes);
     }
     file.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).with_context(at)
-}
-
-/// A tensor as it is to lie on disk.
-fn stored<'a>(merge: &'a Merge, info: &Info) -> Result<Cow<'a, [u8]>> {
-    let name = &info.name;
-    if !merge.adapted().contains_key(name) {
-        return Ok(Cow::Borrowed(merge.weights.view(name)?.data()));
-    }
-    let merged = merge.tensor(name, &info.shape)?.flatten_all()?;
-    Ok(Cow::Owned(match info.dtype {
-        Dtype::F32 => merged.to_vec1::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F64 => {
-            let merged = merged.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        Dtype::BF16 => {
-            let merged = merged.to_dtype(DType::BF16)?.to_vec1::<half::bf16>()?;
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        Dtype::F16 => {
-            let merged = merged.to_dtype(DType::F16)?.to_vec1::<half::f16>()?;
-            ensure!(
-                merged.iter().all(|v| v.is_finite()),
-                "{name} is stored as f16, and what the adapter adds takes it out of the range of f16"
-            );
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        other => bail!("{name} is stored as {other:?}, which an adapter cannot be added to"),
-    }))
 }
 
 fn write_index(dir: &Path, shards: &[Shard]) -> Result<()> {
@@ -202,8 +169,9 @@ fn check(
     hashes: &BTreeMap<String, blake3::Hash>,
 ) -> Result<Vec<String>> {
     let written = WeightFiles::open(dir, subject.model)?;
+    let tensors = merge.tensors();
     ensure!(
-        written.tensors().eq(merge.weights.tensors()),
+        written.tensors().eq(tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice(), t.dtype))),
         "the tensors in {} are not those of the base",
         dir.display()
     );
@@ -238,7 +206,7 @@ fn check_products(merge: &Merge, written: &WeightFiles, name: &str) -> Result<f6
     let module = merge.adapted()[name];
     let rows = |t: &Tensor| t.narrow(0, 0, ROWS.min(shape[0]))?.to_dtype(DType::F64);
     let after = rows(&written.get(name, shape)?)?;
-    let before = rows(&merge.weights.get(name, shape)?)?;
+    let before = rows(&merge.of_base(name, shape)?)?;
     let (a, b) = (module.a.to_dtype(DType::F64)?, rows(&module.b)?);
     let mut stream = rng::stream(0, "export/check", 0);
     let x: Vec<f64> = (0..shape[1]).map(|_| 2.0 * stream.uniform() - 1.0).collect();

@@ -16,16 +16,23 @@ pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }
 
-/// A GGUF file as candle reads it: metadata, and all tensors dequantised.
+/// A GGUF file as candle reads it: metadata, and all tensors dequantised. Of a stack of experts' matrices each is one:
+/// `blk.0.ffn_up_exps.5.weight`.
 pub fn read_gguf(path: &Path) -> (BTreeMap<String, Value>, BTreeMap<String, Tensor>) {
     let mut file = std::fs::File::open(path).unwrap();
     let content = Content::read(&mut file).unwrap();
     let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
-    let read = |name: String| {
+    let mut tensors = BTreeMap::new();
+    for name in names {
         let tensor = content.tensor(&mut file, &name, &Device::Cpu).unwrap();
-        (name, tensor.dequantize(&Device::Cpu).unwrap())
-    };
-    let tensors = names.into_iter().map(read).collect();
+        let tensor = tensor.dequantize(&Device::Cpu).unwrap();
+        match name.split_once("_exps.") {
+            Some((before, after)) => (0..tensor.dim(0).unwrap()).for_each(|e| {
+                tensors.insert(format!("{before}_exps.{e}.{after}"), tensor.get(e).unwrap());
+            }),
+            None => _ = tensors.insert(name, tensor),
+        }
+    }
     (content.metadata.into_iter().collect(), tensors)
 }
 
@@ -54,7 +61,11 @@ pub fn hub_name(name: &str, model: &ModelConfig) -> String {
     let mut parts = name.split('.');
     let (_, layer, part, kind) =
         (parts.next(), parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+    if let Some(linear) = part.strip_prefix("ffn_").and_then(|part| part.strip_suffix("_exps")) {
+        return format!("layers.{layer}.mlp.experts.{kind}.{linear}_proj.weight");
+    }
     let within = match part {
+        "ffn_gate_inp" => "mlp.gate",
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
         "attn_v" => "self_attn.v_proj",

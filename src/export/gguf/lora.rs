@@ -52,7 +52,7 @@ pub fn export(subject: &Subject, out: &Path) -> Result<Exported> {
     ensure!(left == 0, "the adapter has linears that this model does not have");
     let text = |key: &str, value: &str| (key.to_string(), Value::String(value.to_string()));
     let mut metadata = vec![
-        text("general.architecture", layout::architecture(subject.model.family)),
+        text("general.architecture", layout::architecture(subject.model)),
         text("general.type", "adapter"),
         text("general.name", &subject.card.title),
         text("adapter.type", "lora"),

@@ -55,7 +55,10 @@ impl Quantization {
 
     /// The type of one tensor: the wanted one, or the next finer one whose blocks divide its rows.
     fn of(self, entry: &Entry) -> GgmlDType {
-        let &[_, columns] = entry.shape.as_slice() else { return GgmlDType::F32 };
+        let &[.., _, columns] = entry.shape.as_slice() else { return GgmlDType::F32 };
+        if entry.name.ends_with(layout::ROUTER) {
+            return GgmlDType::F32;
+        }
         let is_vocabulary = entry.name == "token_embd.weight" || entry.name == "output.weight";
         let wanted: &[GgmlDType] = match self {
             Self::F32 => &[GgmlDType::F32],
@@ -185,7 +188,7 @@ fn load(folder: &Path, with_tokenizer: bool, title: &str) -> String {
 fn general(subject: &Subject, quantization: Quantization) -> Metadata {
     let text = |key: &str, value: &str| (format!("general.{key}"), Value::String(value.to_string()));
     let mut metadata = vec![
-        text("architecture", layout::architecture(subject.model.family)),
+        text("architecture", layout::architecture(subject.model)),
         text("type", "model"),
         text("name", &subject.card.title),
         ("general.file_type".to_string(), Value::U32(quantization.file_type())),
@@ -215,7 +218,11 @@ fn origin(subject: &Subject) -> Metadata {
 /// A tensor as the file is to hold it, in f32.
 fn tensor(merge: &Merge, entry: &Entry) -> Result<Tensor> {
     let merged = match &entry.origin {
-        Origin::Below(name) => merge.tensor(&merge.weights.on_disk(name), &entry.shape)?,
+        Origin::Below(name) => merge.tensor(&merge.on_disk(name), &entry.shape)?,
+        Origin::Experts(names) => {
+            let one = |name: &String| merge.tensor(&merge.on_disk(name), &entry.shape[1..]);
+            Tensor::stack(&names.iter().map(one).collect::<Result<Vec<_>>>()?, 0)?
+        }
         Origin::Head => merge.tensor(merge.head_name(), &entry.shape)?,
         Origin::Values(values) => Tensor::from_slice(values, entry.shape.as_slice(), &Device::Cpu)?,
     };

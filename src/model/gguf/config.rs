@@ -5,7 +5,7 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::{Map, Value as Json, json};
 
 use super::super::config::Family;
-use super::layout::{FAMILIES, architecture, sliding_pattern};
+use super::layout::{ARCHITECTURES, sliding_pattern};
 use super::{GgufFile, unsigned};
 
 /// The hyper-parameters of one architecture.
@@ -53,13 +53,17 @@ impl Keys<'_> {
 
 pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
     let name = file.text("general.architecture").context("the metadata have no general.architecture")?;
-    let Some(family) = FAMILIES.into_iter().find(|family| architecture(*family) == name) else {
-        let known = FAMILIES.map(architecture).join(", ");
+    let Some(known) = ARCHITECTURES.iter().find(|known| known.name == name) else {
+        let known = ARCHITECTURES.map(|known| known.name).join(", ");
         bail!("unknown architecture {name:?}; supported in GGUF files: {known}");
     };
+    let family = known.family;
     let keys = Keys { file, architecture: name };
     let experts = keys.size("expert_count")?.unwrap_or(0);
-    ensure!(experts == 0, "it is a mixture of {experts} experts, which this program does not compute");
+    ensure!(
+        known.is_mixture == (experts > 0),
+        "{name}.expert_count is {experts}, which this program does not compute"
+    );
     let embedding = file.shape("token_embd.weight").context("there is no tensor token_embd.weight")?;
     let &[vocabulary, hidden] = embedding else { bail!("token_embd.weight has shape {embedding:?}") };
     let heads = keys.needed("attention.head_count")?;
@@ -74,8 +78,8 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
     let layers = keys.needed("block_count")?;
     let has = |tensor: &str| file.shape(&format!("blk.0.{tensor}")).is_some();
     let mut json = json!({
-        "architectures": [class(family)],
-        "model_type": model_type(family),
+        "architectures": [class(family, known.is_mixture)],
+        "model_type": model_type(family, known.is_mixture),
         "vocab_size": vocabulary,
         "hidden_size": keys.needed("embedding_length")?,
         "intermediate_size": keys.needed("feed_forward_length")?,
@@ -94,6 +98,17 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
         more.insert("attention_bias".into(), has("attn_q.bias").into());
         more.insert("mlp_bias".into(), has("ffn_gate.bias").into());
     }
+    if known.is_mixture {
+        let per_token = keys.needed("expert_used_count")?;
+        ensure!(per_token > 0, "{name}.expert_used_count is 0");
+        let width = keys.size("expert_feed_forward_length")?;
+        let width = width.unwrap_or(keys.needed("feed_forward_length")? / per_token);
+        more.insert("num_experts".into(), experts.into());
+        more.insert("num_experts_per_tok".into(), per_token.into());
+        more.insert("moe_intermediate_size".into(), width.into());
+        // As llama.cpp computes it.
+        more.insert("norm_topk_prob".into(), true.into());
+    }
     if matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3) {
         more.insert("hidden_activation".into(), "gelu_pytorch_tanh".into());
     }
@@ -105,8 +120,9 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
     Ok(json)
 }
 
-fn class(family: Family) -> &'static str {
+fn class(family: Family, is_mixture: bool) -> &'static str {
     match family {
+        Family::Qwen3 if is_mixture => "Qwen3MoeForCausalLM",
         Family::Llama => "LlamaForCausalLM",
         Family::Qwen2 => "Qwen2ForCausalLM",
         Family::Qwen3 => "Qwen3ForCausalLM",
@@ -116,10 +132,15 @@ fn class(family: Family) -> &'static str {
     }
 }
 
-fn model_type(family: Family) -> &'static str {
+fn model_type(family: Family, is_mixture: bool) -> &'static str {
     match family {
+        Family::Llama => "llama",
+        Family::Qwen2 => "qwen2",
+        Family::Qwen3 if is_mixture => "qwen3_moe",
+        Family::Qwen3 => "qwen3",
+        Family::Gemma => "gemma",
+        Family::Gemma2 => "gemma2",
         Family::Gemma3 => "gemma3_text",
-        other => architecture(other),
     }
 }
 
@@ -190,7 +211,8 @@ fn scaling(keys: &Keys, head_dim: u64, out: &mut Map<String, Json>) -> Result<()
                 "rope_freqs.weight has {} factors for heads of size {head_dim}, or some that are not above 0",
                 factors.len()
             );
-            json!({"rope_type": "factors", "factors": factors})
+            let theta = keys.number("rope.freq_base")?.unwrap_or(1e4);
+            llama3(&factors, theta).unwrap_or_else(|| json!({"rope_type": "factors", "factors": factors}))
         }
         ("linear", None) => {
             let factor = keys.number("rope.scaling.factor")?;
@@ -200,6 +222,26 @@ fn scaling(keys: &Keys, head_dim: u64, out: &mut Map<String, Json>) -> Result<()
     };
     out.insert("rope_scaling".into(), scaling);
     Ok(())
+}
+
+/// The settings of Llama 3.1 and later that give these divisors, if any do: files hold the divisors only.
+fn llama3(factors: &[f32], theta: f64) -> Option<Json> {
+    const LOW: f64 = 1.0;
+    const HIGH: f64 = 4.0;
+    let factor = f64::from(*factors.last()?);
+    let gives_them = |original: f64| {
+        factors.iter().enumerate().all(|(i, &found)| {
+            let wavelength = std::f64::consts::TAU * theta.powf(i as f64 / factors.len() as f64);
+            let smooth = ((original / wavelength - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+            let meant = 1.0 / ((1.0 - smooth) / factor + smooth);
+            (f64::from(found) / meant - 1.0).abs() < 1e-5
+        })
+    };
+    let original = (5..=20).map(|k| 1u64 << k).find(|&original| gives_them(original as f64))?;
+    Some(json!({
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+        "original_max_position_embeddings": original,
+    }))
 }
 
 /// The tokens that begin and end texts, for programs that generate.

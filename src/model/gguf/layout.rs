@@ -14,21 +14,31 @@ use super::super::lora;
 /// Metadata in the order in which it is written.
 pub(crate) type Metadata = Vec<(String, Value)>;
 
-/// The name of the family in GGUF files.
-pub(crate) fn architecture(family: Family) -> &'static str {
-    match family {
-        Family::Llama => "llama",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-        Family::Gemma => "gemma",
-        Family::Gemma2 => "gemma2",
-        Family::Gemma3 => "gemma3",
-    }
+/// What GGUF files call an architecture, and what it is.
+pub(crate) struct Architecture {
+    pub name: &'static str,
+    pub family: Family,
+    /// Its MLPs are experts.
+    pub is_mixture: bool,
 }
 
-/// All families.
-pub(crate) const FAMILIES: [Family; 6] =
-    [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma, Family::Gemma2, Family::Gemma3];
+/// All that this program reads and writes.
+pub(crate) const ARCHITECTURES: [Architecture; 7] = [
+    Architecture { name: "llama", family: Family::Llama, is_mixture: false },
+    Architecture { name: "qwen2", family: Family::Qwen2, is_mixture: false },
+    Architecture { name: "qwen3", family: Family::Qwen3, is_mixture: false },
+    Architecture { name: "qwen3moe", family: Family::Qwen3, is_mixture: true },
+    Architecture { name: "gemma", family: Family::Gemma, is_mixture: false },
+    Architecture { name: "gemma2", family: Family::Gemma2, is_mixture: false },
+    Architecture { name: "gemma3", family: Family::Gemma3, is_mixture: false },
+];
+
+/// The name of the model's architecture in GGUF files.
+pub(crate) fn architecture(model: &ModelConfig) -> &'static str {
+    let is_mixture = model.routing.is_some();
+    let known = ARCHITECTURES.iter().find(|a| a.family == model.family && a.is_mixture == is_mixture);
+    known.map_or("unknown", |a| a.name)
+}
 
 /// One tensor of the file, and where it comes from.
 pub(crate) struct Entry {
@@ -42,6 +52,8 @@ pub(crate) struct Entry {
 pub(crate) enum Origin {
     /// A tensor by its name below the model's root.
     Below(String),
+    /// One tensor of each expert by its name below the model's root, stacked.
+    Experts(Vec<String>),
     /// The output head.
     Head,
     /// These values, which the snapshot holds in another form.
@@ -115,6 +127,9 @@ pub(crate) fn linear_change(model: &ModelConfig, linear: &str) -> Change {
     }
 }
 
+/// A block's router in the file. What it decides is not to be rounded: it is f32 always.
+pub(crate) const ROUTER: &str = "ffn_gate_inp.weight";
+
 /// A block's linear in the file, without `.weight`.
 pub(crate) fn linear_name(layer: usize, linear: &str) -> String {
     let name = match linear {
@@ -178,7 +193,7 @@ pub(crate) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
                 add(format!("blk.{i}.{name}.weight"), below, &[head_dim], one_plus(factor));
             }
         }
-        for linear in lora::LINEARS {
+        for &linear in lora::linears(model) {
             let (d_out, d_in) = lora::linear_shape(model, linear);
             let change = match linear {
                 "q_proj" if scale != 1.0 && !model.qk_norm => Change::Scale(scale),
@@ -196,6 +211,9 @@ pub(crate) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
             }
         }
     }
+    if let Some(routing) = model.routing {
+        entries.extend((0..model.num_layers()).flat_map(|i| experts(model, routing.experts, i)));
+    }
     if !model.tie_word_embeddings {
         let (name, shape) = ("output.weight".into(), vec![model.vocab_size, d]);
         entries.push(Entry { name, origin: Origin::Head, shape, change: Change::Nothing });
@@ -205,6 +223,29 @@ pub(crate) fn entries(model: &ModelConfig) -> Result<Vec<Entry>> {
         entries.push(Entry { name, origin: Origin::Values(factors), shape, change: Change::Nothing });
     }
     Ok(entries)
+}
+
+/// A block's router and the stacked matrices of its experts.
+fn experts(model: &ModelConfig, count: usize, layer: usize) -> Vec<Entry> {
+    let router = Entry {
+        name: format!("blk.{layer}.{ROUTER}"),
+        origin: Origin::Below(format!("layers.{layer}.mlp.gate.weight")),
+        shape: vec![count, model.hidden_size],
+        change: Change::Nothing,
+    };
+    let stack = |linear: &str| {
+        let (d_out, d_in) = lora::linear_shape(model, linear);
+        Entry {
+            name: format!("{}_exps.weight", linear_name(layer, linear)),
+            origin: Origin::Experts(
+                (0..count).map(|e| format!("layers.{layer}.mlp.experts.{e}.{linear}.weight")).collect(),
+            ),
+            shape: vec![count, d_out, d_in],
+            change: Change::Nothing,
+        }
+    };
+    let stacks = ["gate_proj", "up_proj", "down_proj"].map(stack);
+    std::iter::once(router).chain(stacks).collect()
 }
 
 /// How a rotation's frequencies differ from θ^(−2i/D).
@@ -233,9 +274,12 @@ fn scaling(model: &ModelConfig, rope: usize) -> Scaling {
 /// Refuses what llama.cpp cannot compute.
 pub(crate) fn check(model: &ModelConfig) -> Result<()> {
     let family = model.family;
-    ensure!(model.routing.is_none(), "mixtures of experts are not written as GGUF");
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
-    let name = architecture(family);
+    let name = architecture(model);
+    ensure!(
+        model.routing.is_none_or(|routing| routing.normalise),
+        "llama.cpp's {name} makes the weights of a token's experts sum to 1, but this model does not (norm_topk_prob)"
+    );
     let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
     ensure!(
         model.activation == activation,
@@ -284,7 +328,7 @@ pub(crate) fn check(model: &ModelConfig) -> Result<()> {
 
 /// The hyper-parameters.
 pub(crate) fn hyper_parameters(model: &ModelConfig) -> Metadata {
-    let name = architecture(model.family);
+    let name = architecture(model);
     let mut metadata = Metadata::new();
     let mut add = |key: &str, value: Value| metadata.push((format!("{name}.{key}"), value));
     let size = |n: usize| Value::U32(n as u32);
@@ -293,7 +337,16 @@ pub(crate) fn hyper_parameters(model: &ModelConfig) -> Metadata {
     add("context_length", size(model.max_position_embeddings));
     add("embedding_length", size(model.hidden_size));
     add("block_count", size(model.num_layers()));
-    add("feed_forward_length", size(model.intermediate_size));
+    match model.routing {
+        Some(routing) => {
+            // Of all experts of a token together, as readers take it that find no length of one expert's.
+            add("feed_forward_length", size(routing.per_token * model.intermediate_size));
+            add("expert_feed_forward_length", size(model.intermediate_size));
+            add("expert_count", size(routing.experts));
+            add("expert_used_count", size(routing.per_token));
+        }
+        None => add("feed_forward_length", size(model.intermediate_size)),
+    }
     add("attention.head_count", size(model.num_attention_heads));
     add("attention.head_count_kv", size(model.num_key_value_heads));
     add("attention.key_length", size(model.head_dim));

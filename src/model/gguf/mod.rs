@@ -34,7 +34,15 @@ pub struct GgufFile {
 pub struct GgufWeights {
     file: GgufFile,
     /// By the name below the model's root; the head is `lm_head.weight`.
-    entries: BTreeMap<String, (String, Change)>,
+    entries: BTreeMap<String, Place>,
+}
+
+/// Where the file has a tensor of the hub's.
+struct Place {
+    name: String,
+    change: Change,
+    /// Which one of a stack of experts' it is.
+    expert: Option<usize>,
 }
 
 /// Whether a path is that of a GGUF file, by its name or, where it has another one, by its first letters.
@@ -109,7 +117,7 @@ impl GgufFile {
     pub fn storage(&self) -> Storage {
         let mut count: BTreeMap<u8, usize> = BTreeMap::new();
         for (name, info) in &self.content.tensor_infos {
-            if name.starts_with("blk.") && info.shape.rank() == 2 {
+            if name.starts_with("blk.") && info.shape.rank() >= 2 {
                 let kind = match info.ggml_dtype {
                     GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => 0,
                     GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q4K | GgmlDType::Q4_0 | GgmlDType::Q4_1 => 1,
@@ -123,6 +131,23 @@ impl GgufFile {
             Some((2, _)) => Storage::Q8_0,
             _ => Storage::Dense,
         }
+    }
+
+    /// The dtype in which a snapshot of this model is stored: that of most weights of linears, and bf16 where they are
+    /// quantised, as the models are that files are made of.
+    pub(crate) fn float_dtype(&self) -> safetensors::Dtype {
+        let mut count: BTreeMap<safetensors::Dtype, usize> = BTreeMap::new();
+        for (name, info) in &self.content.tensor_infos {
+            if name.starts_with("blk.") && info.shape.rank() >= 2 {
+                let dtype = match info.ggml_dtype {
+                    GgmlDType::F32 => safetensors::Dtype::F32,
+                    GgmlDType::F16 => safetensors::Dtype::F16,
+                    _ => safetensors::Dtype::BF16,
+                };
+                *count.entry(dtype).or_default() += info.shape.elem_count();
+            }
+        }
+        count.into_iter().max_by_key(|(_, n)| *n).map_or(safetensors::Dtype::BF16, |(dtype, _)| dtype)
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
@@ -163,7 +188,24 @@ impl GgufFile {
 
     /// A tensor in f32 on the CPU.
     fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.part(name, None)
+    }
+
+    /// [`GgufFile::bytes`], or those of one of the tensors that are stacked there.
+    fn part_bytes(&self, name: &str, index: Option<usize>) -> Result<(&[u8], GgmlDType, &[usize])> {
         let (bytes, dtype, shape) = self.bytes(name)?;
+        match (index, shape) {
+            (Some(index), &[count, ..]) if index < count => {
+                let size = bytes.len() / count;
+                Ok((&bytes[index * size..][..size], dtype, &shape[1..]))
+            }
+            (Some(index), _) => bail!("{name} of shape {shape:?} has no part {index}"),
+            (None, _) => Ok((bytes, dtype, shape)),
+        }
+    }
+
+    fn part(&self, name: &str, index: Option<usize>) -> Result<Tensor> {
+        let (bytes, dtype, shape) = self.part_bytes(name, index)?;
         let words = |n: usize| bytes.chunks_exact(n);
         let values: Vec<f32> = match dtype {
             GgmlDType::F32 => words(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
@@ -188,9 +230,10 @@ impl GgufWeights {
         let mut entries = BTreeMap::new();
         let mut known = vec!["rope_freqs.weight".to_string()];
         for entry in layout::entries(model)? {
-            let below = match entry.origin {
-                Origin::Below(below) => below,
-                Origin::Head => "lm_head.weight".to_string(),
+            let belows = match entry.origin {
+                Origin::Below(below) => vec![(below, None)],
+                Origin::Experts(belows) => belows.into_iter().zip((0..).map(Some)).collect(),
+                Origin::Head => vec![("lm_head.weight".to_string(), None)],
                 Origin::Values(_) => continue,
             };
             let found = file.shape(&entry.name);
@@ -203,7 +246,9 @@ impl GgufWeights {
                 entry.shape
             );
             known.push(entry.name.clone());
-            entries.insert(below, (entry.name, entry.change));
+            for (below, expert) in belows {
+                entries.insert(below, Place { name: entry.name.clone(), change: entry.change, expert });
+            }
         }
         known.sort();
         let unknown =
@@ -217,19 +262,26 @@ impl GgufWeights {
         Ok(Self { file, entries })
     }
 
-    fn entry(&self, name: &str, shape: &[usize]) -> Result<(&str, Change)> {
-        let (in_file, change) =
-            self.entries.get(name).with_context(|| format!("there is no tensor {name}"))?;
-        let found = self.file.shape(in_file).unwrap_or_default();
-        ensure!(found == shape, "{in_file} has shape {found:?}, {shape:?} is wanted");
-        Ok((in_file.as_str(), *change))
+    /// Names below the model's root, and shapes.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries.iter().map(|(below, place)| {
+            let stacked = usize::from(place.expert.is_some());
+            (below.as_str(), &self.file.shape(&place.name).unwrap_or_default()[stacked..])
+        })
+    }
+
+    fn place(&self, name: &str, shape: &[usize]) -> Result<&Place> {
+        let place = self.entries.get(name).with_context(|| format!("there is no tensor {name}"))?;
+        let (_, _, found) = self.file.part_bytes(&place.name, place.expert)?;
+        ensure!(found == shape, "{} has shape {found:?}, {shape:?} is wanted", place.name);
+        Ok(place)
     }
 
     /// The tensor of that name below the model's root, in f32 on the CPU.
-    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let (in_file, change) = self.entry(name, shape)?;
-        let read = || change.undo(&self.file.tensor(in_file)?);
-        read().with_context(|| format!("{}: {in_file}", self.file.path.display()))
+    pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let place = self.place(name, shape)?;
+        let read = || place.change.undo(&self.file.part(&place.name, place.expert)?);
+        read().with_context(|| format!("{}: {}", self.file.path.display(), place.name))
     }
 
     /// A linear's weight: in its own blocks where it has some and `storage` asks for no others.
@@ -241,11 +293,11 @@ impl GgufWeights {
         dtype: DType,
         device: &Device,
     ) -> Result<Weight> {
-        let (in_file, change) = self.entry(name, &[shape.0, shape.1])?;
-        let (bytes, kind, _) = self.file.bytes(in_file)?;
+        let place = self.place(name, &[shape.0, shape.1])?;
+        let (bytes, kind, _) = self.file.part_bytes(&place.name, place.expert)?;
         let is_blocks = kind.block_size() > 1;
         let kept = is_blocks && (storage == Storage::Dense || storage.blocks(shape.1) == Some(kind));
-        let rows = match change {
+        let rows = match place.change {
             Change::Nothing if kept => Some(Cow::Borrowed(bytes)),
             Change::PermuteHeads(heads) if kept => Some(Cow::Owned(unpermute(bytes, shape.0, heads))),
             _ => None,
