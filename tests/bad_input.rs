@@ -32,6 +32,37 @@ fn bad_model(place: &Place) {
     }
 }
 
+/// Before anything is read, so that no system swaps itself to death.
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_for_which_there_is_no_room() {
+    let place = place();
+    bad_model(&place);
+    let (vocabulary, hidden) = (1u64 << 31, 256u64);
+    edit_json(&place.path("bad/config.json"), |json| {
+        json["vocab_size"] = json!(vocabulary);
+        json["hidden_size"] = json!(hidden);
+    });
+    // Two terabytes of nothing.
+    let bytes = vocabulary * hidden * 4;
+    let header = json!({"model.embed_tokens.weight": {
+        "dtype": "F32", "shape": [vocabulary, hidden], "data_offsets": [0, bytes],
+    }});
+    let mut header = header.to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = std::fs::File::create(place.path("bad/model.safetensors")).unwrap();
+    std::io::Write::write_all(&mut file, &(header.len() as u64).to_le_bytes()).unwrap();
+    std::io::Write::write_all(&mut file, &header).unwrap();
+    file.set_len(8 + header.len() as u64 + bytes).unwrap();
+    for command in [EVAL, "chat --model bad"] {
+        place.fails(
+            command,
+            1,
+            &["cannot load bad", "GB in f32", "are free on cpu", "memory already", "smaller"],
+        );
+    }
+}
+
 fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
     let mut json: Value = bayesteach::files::read_json(path).unwrap();
     edit(&mut json);

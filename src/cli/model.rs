@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Context;
 use crate::config::{CONFIG_FILE, RunConfig};
-use crate::device;
+use crate::device::{self, available_memory, dtype_name};
 use crate::error::usage;
 use crate::files::TemporaryFolder;
 use crate::hub::{self, Files, Snapshot};
@@ -17,7 +17,7 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::gguf::{GgufFile, is_gguf};
 use crate::model::loading::{Weights, weight_files};
-use crate::model::peft;
+use crate::model::{memory, peft};
 use crate::ops::weight::Storage;
 use crate::tokens::{self, ModelLimits, Pipeline, TemplateChoice, TokensConfig};
 
@@ -188,8 +188,46 @@ impl Source {
             None => Weights::open(self.dir(), &self.config, dtype, device),
         };
         weights
-            .and_then(|weights| Decoder::new(&weights.stored_as(storage), &self.config))
+            .and_then(|weights| {
+                self.ensure_room(dtype, storage, device)?;
+                Decoder::new(&weights.stored_as(storage), &self.config)
+            })
             .with_context(|| format!("cannot load {}", self.snapshot.name))
+    }
+
+    /// Refuses weights for which there is no room, before the system swaps or ends the program.
+    fn ensure_room(&self, dtype: DType, storage: Storage, device: &Device) -> Result<()> {
+        let Some(free) = available_memory(device) else { return Ok(()) };
+        let bytes = |storage| memory::weights(&self.config, dtype, self.storage(storage)) as u64;
+        let needed = bytes(storage);
+        let lengths = self.weight_files()?.into_iter().map(|file| Ok(file.metadata()?.len()));
+        let on_disk = lengths.sum::<Result<u64>>()?;
+        // Weights that cannot be in the files are another mistake, which is told when they are read.
+        const WIDEST: u64 = 8;
+        if needed <= free || on_disk.saturating_mul(WIDEST) < needed {
+            return Ok(());
+        }
+        let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+        let smaller = Storage::NAMES
+            .into_iter()
+            .map(|(name, storage)| (name, bytes(storage)))
+            .filter(|(_, bytes)| *bytes < needed && *bytes <= free)
+            .map(|(name, bytes)| format!("{name} takes {}", gigabytes(bytes)))
+            .reduce(|list, item| format!("{list}, {item}"));
+        let way_out = match smaller {
+            Some(list) => format!("quantised weights fit (--quantization, model.quantization): {list}"),
+            None => {
+                "quantised weights would not fit either: a smaller model, or a larger machine".to_string()
+            }
+        };
+        bail!(
+            "its weights take {} in {}, and {} are free on {}. Is it in memory already, for another command (a run, a view, a \
+             chat)? Its copy goes when that one ends. Otherwise {way_out}",
+            gigabytes(needed),
+            dtype_name(dtype),
+            gigabytes(free),
+            device::name(device)
+        )
     }
 
     /// The model with the values of an adapter, if one is given, in its linears.

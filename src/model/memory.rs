@@ -49,15 +49,19 @@ impl Memory {
     }
 }
 
+/// Bytes of a model's weights: linears as `storage` has them, all else in the dtype of computation.
+pub fn weights(model: &ModelConfig, dtype: DType, storage: Storage) -> usize {
+    let of_linear =
+        |name: &&str| lora::copies(model, name) * storage.bytes(lora::linear_shape(model, name), dtype);
+    let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
+    in_linears + (model.parameter_count() - lora::linear_weights(model)) * dtype.size_in_bytes()
+}
+
 /// The memory that training takes at its peak.
 pub fn plan(work: &Work) -> Memory {
     let Work { model, dtype, storage, tokens, answers, .. } = *work;
     let size = dtype.size_in_bytes();
-    let of_linear =
-        |name: &&str| lora::copies(model, name) * storage.bytes(lora::linear_shape(model, name), dtype);
-    let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
-    let weights = in_linears + (model.parameter_count() - lora::linear_weights(model)) * size;
-
+    let weights = weights(model, dtype, storage);
     let trained = match work.adapter {
         Some(parameters) => parameters * (4 * 4 + size),
         None => model.parameter_count() * (4 * 4),
