@@ -189,8 +189,9 @@ fn gradients(family: &str, dtype: DType, device: &Device, keep: Keep) -> BTreeMa
     let run = model.run(tokens, None).unwrap().only(&[11, 49, 89]);
     let mut grads = Gradients::new(Trainable::Lora);
     let (hidden, tape) = model.forward(&run, keep).unwrap();
-    let (rows, dhidden) = model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
+    let (pending, dhidden) = model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
     model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
+    let rows = pending.read(&targets).unwrap();
     let mut all = grads.into_sums();
     all.insert("log-probabilities".into(), Tensor::new(rows.option_log_probs, &Device::Cpu).unwrap());
     all

@@ -40,8 +40,9 @@ fn gradients(model: &Decoder, trainable: Trainable, keep: Keep) -> BTreeMap<Stri
     let run = model.run(tokens, Some(&dropout)).unwrap().only(&rows);
     let mut grads = Gradients::new(trainable);
     let (hidden, tape) = model.forward(&run, keep).unwrap();
-    let (kl, dhidden) = model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
+    let (pending, dhidden) = model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
     model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
+    let kl = pending.read(&targets).unwrap();
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let mut all: BTreeMap<String, Vec<u32>> = grads
         .into_sums()

@@ -114,8 +114,9 @@ fn gradients_of(model: &Decoder) -> (Vec<f64>, BTreeMap<String, Vec<f32>>) {
     let run = model.run(tokens, None).unwrap().only(&[11, 39]);
     let mut gradients = Gradients::new(Trainable::Lora);
     let (hidden, tape) = model.forward(&run, Keep::BlockInputs).unwrap();
-    let (rows, dhidden) = model.answer_kl(&hidden, targets, Some(&mut gradients)).unwrap();
+    let (pending, dhidden) = model.answer_kl(&hidden, targets, Some(&mut gradients)).unwrap();
     model.backward(tape, dhidden.unwrap(), &run, &mut gradients).unwrap();
+    let rows = pending.read(&targets).unwrap();
     let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1().unwrap();
     (rows.kl, gradients.into_sums().into_iter().map(|(name, t)| (name, flat(t))).collect())
 }

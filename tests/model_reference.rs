@@ -117,8 +117,9 @@ impl Reference {
         let run = self.model.run(flat.tokens(), None).unwrap().only(&flat.rows);
         let mut grads = Gradients::new(trainable);
         let (hidden, tape) = self.model.forward(&run, keep).unwrap();
-        let (rows, dhidden) = self.model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
+        let (pending, dhidden) = self.model.answer_kl(&hidden, targets, Some(&mut grads)).unwrap();
         self.model.backward(tape, dhidden.unwrap(), &run, &mut grads).unwrap();
+        let rows = pending.read(&targets).unwrap();
         let count = rows.kl.len() as f64;
         let mean = |(name, t): (String, Tensor)| (name, (t / count).unwrap());
         (rows.kl.iter().sum::<f64>() / count, grads.into_sums().into_iter().map(mean).collect())

@@ -66,7 +66,8 @@ fn predict(
         weights: &batch.weights,
         whole_vocabulary: &whole_vocabulary,
     };
-    let (rows, _) = decoder.answer_kl(&hidden, targets, None)?;
+    let (pending, _) = decoder.answer_kl(&hidden, targets, None)?;
+    let rows = pending.read(&targets)?;
     let mut row = 0;
     for (number, sequence) in chosen {
         // Reports of beliefs are no rounds: nobody tells whether they were right.

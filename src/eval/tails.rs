@@ -161,7 +161,8 @@ impl Tails {
             weights: &vec![1.0; tails.len()],
             whole_vocabulary: &vec![true; tails.len()],
         };
-        let (found, _) = decoder.answer_kl(&hidden, targets, None)?;
+        let (pending, _) = decoder.answer_kl(&hidden, targets, None)?;
+        let found = pending.read(&targets)?;
         let of_tail = |b: &[u32]| found.option_log_probs[b[0] as usize..b[1] as usize].to_vec();
         answers.extend(option_boundaries.windows(2).map(of_tail));
         Ok(())

@@ -547,7 +547,8 @@ impl Decoder {
     /// KL at the answers' hidden states (M, hidden). With `grads`, adds the head's and the final norm's gradients
     /// there and returns the hidden states' gradient of Σ weight · KL.
     ///
-    /// The rows go through the output head some at a time, so that (M, vocabulary) need not exist.
+    /// The rows go through the output head some at a time, so that (M, vocabulary) need not exist. Nothing waits for a GPU
+    /// before [`kl::Pending::read`].
     ///
     /// # Errors
     /// On targets that do not fit.
@@ -556,22 +557,22 @@ impl Decoder {
         hidden: &Tensor,
         targets: Targets,
         mut grads: Option<&mut Gradients>,
-    ) -> Result<(kl::Rows, Option<Tensor>)> {
+    ) -> Result<(kl::Pending, Option<Tensor>)> {
         let normed = self.norm.forward(hidden, &self.config)?; // (M, hidden)
         let head = self.head_weight();
         let m = targets.len();
         ensure!(hidden.dim(0)? == m, "{:?} hidden states for {m} targets", hidden.shape());
         let chunk = (LOGITS_AT_ONCE / self.config.vocab_size).max(1);
-        let mut all = kl::Rows { kl: Vec::with_capacity(m), option_log_probs: Vec::new() };
+        let mut all = kl::Pending::none();
         let mut normed_grads = Vec::new();
         for first in (0..m).step_by(chunk) {
             let range = first..(first + chunk).min(m);
             let x = normed.narrow(0, range.start, range.len())?;
             let logits = linear::forward(&x, head, None, None)?; // (chunk, vocabulary)
             let want = grads.is_some();
-            let (result, dlogits) = kl::kl(&logits, self.config.final_softcap, targets.slice(range), want)?;
-            all.kl.extend(result.kl);
-            all.option_log_probs.extend(result.option_log_probs);
+            let (pending, dlogits) =
+                kl::start(&logits, self.config.final_softcap, targets.slice(range), want)?;
+            all.extend(pending);
             if let (Some(grads), Some(dlogits)) = (grads.as_deref_mut(), dlogits) {
                 let mut dx = None;
                 linear::backward(&x, head, None, &dlogits, Some(&mut dx))?;

@@ -36,6 +36,57 @@ pub struct Rows {
     pub option_log_probs: Vec<f64>,
 }
 
+/// What rows will give: a GPU may still be computing it.
+#[derive(Debug)]
+pub struct Pending(Vec<LogProbs>);
+
+/// Log-probabilities of the options of some rows, flat, where they are computed.
+#[derive(Debug)]
+enum LogProbs {
+    Host(Vec<f64>),
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only kernels of a GPU leave them there"))]
+    Device(Tensor),
+}
+
+impl Pending {
+    /// Nothing yet.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds the rows that come next.
+    pub fn extend(&mut self, next: Pending) {
+        self.0.extend(next.0);
+    }
+
+    /// The rows of all these `targets`, after waiting for the device.
+    ///
+    /// # Errors
+    /// If the device fails, or the targets are not those of the rows.
+    pub fn read(self, targets: &Targets) -> Result<Rows> {
+        let mut flat = Vec::new();
+        for log_probs in self.0 {
+            match log_probs {
+                LogProbs::Host(values) => flat.extend(values),
+                LogProbs::Device(values) => {
+                    let values: Vec<f32> = values.to_device(&Device::Cpu)?.to_vec1()?;
+                    flat.extend(values.into_iter().map(f64::from));
+                }
+            }
+        }
+        let first = targets.option_boundaries[0] as usize;
+        let count = targets.option_boundaries[targets.len()] as usize - first;
+        ensure!(flat.len() == count, "{} log-probabilities for {count} options", flat.len());
+        let mut rows = Rows { kl: Vec::with_capacity(targets.len()), option_log_probs: Vec::new() };
+        for row in 0..targets.len() {
+            let options = targets.options(row);
+            rows.kl.push(kl_of_row(targets, row, &flat[options.start - first..options.end - first]));
+        }
+        rows.option_log_probs = flat;
+        Ok(rows)
+    }
+}
+
 impl<'a> Targets<'a> {
     /// How many rows there are.
     pub fn len(&self) -> usize {
@@ -91,9 +142,28 @@ impl<'a> Targets<'a> {
 /// # Errors
 /// On shapes or dtypes that do not fit.
 pub fn kl(logits: &Tensor, cap: Option<f64>, targets: Targets, grad: bool) -> Result<(Rows, Option<Tensor>)> {
+    let (pending, grad) = start(logits, cap, targets, grad)?;
+    Ok((pending.read(&targets)?, grad))
+}
+
+/// [`kl`] without waiting for a GPU: the rows can be read when there is nothing else to do.
+///
+/// # Errors
+/// On shapes or dtypes that do not fit.
+pub fn start(
+    logits: &Tensor,
+    cap: Option<f64>,
+    targets: Targets,
+    grad: bool,
+) -> Result<(Pending, Option<Tensor>)> {
     targets.check(logits)?;
-    on_cuda!(logits, cuda::kl(logits, cap, targets, grad));
-    dispatch!(logits, kl_cpu(logits, cap, targets, grad), kl_tensors(logits, cap, targets, grad))
+    on_cuda!(logits, {
+        let (log_probs, grad) = cuda::kl(logits, cap, targets, grad)?;
+        Ok((Pending(vec![LogProbs::Device(log_probs)]), grad))
+    });
+    let (log_probs, grad) =
+        dispatch!(logits, kl_cpu(logits, cap, targets, grad), kl_tensors(logits, cap, targets, grad))?;
+    Ok((Pending(vec![LogProbs::Host(log_probs)]), grad))
 }
 
 /// Σ weight · KL as a scalar in f32 (f64 for f64 input), made of differentiable candle operations.
@@ -146,15 +216,14 @@ fn kl_tensors(
     cap: Option<f64>,
     targets: Targets,
     grad: bool,
-) -> Result<(Rows, Option<Tensor>)> {
+) -> Result<(Vec<f64>, Option<Tensor>)> {
     let log_probs = log_softmax(&softcapped(logits, cap)?)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-    let mut rows = Rows { kl: Vec::new(), option_log_probs: Vec::new() };
+    let mut flat = Vec::new();
     for row in 0..targets.len() {
         let options = targets.options(row);
         let ids = Tensor::from_slice(&targets.ids[options.clone()], options.len(), &Device::Cpu)?;
         let chosen: Vec<f32> = log_probs.get(row)?.index_select(&ids, 0)?.to_vec1()?;
-        let chosen: Vec<f64> = chosen.into_iter().map(f64::from).collect();
-        rows.push(&targets, row, &chosen);
+        flat.extend(chosen.into_iter().map(f64::from));
     }
     let grad = match grad {
         true => {
@@ -163,18 +232,15 @@ fn kl_tensors(
         }
         false => None,
     };
-    Ok((rows, grad))
+    Ok((flat, grad))
 }
 
-impl Rows {
-    pub(super) fn push(&mut self, targets: &Targets, row: usize, option_log_probs: &[f64]) {
-        let probs = &targets.probs[targets.options(row)];
-        let mass = if targets.whole_vocabulary[row] { 0.0 } else { log_sum_exp(option_log_probs) };
-        let cross = |(&t, &l): (&f32, &f64)| if t > 0.0 { f64::from(t) * (l - mass) } else { 0.0 };
-        let cross_entropy = -probs.iter().zip(option_log_probs).map(cross).sum::<f64>();
-        self.kl.push(cross_entropy - entropy(probs));
-        self.option_log_probs.extend_from_slice(option_log_probs);
-    }
+fn kl_of_row(targets: &Targets, row: usize, option_log_probs: &[f64]) -> f64 {
+    let probs = &targets.probs[targets.options(row)];
+    let mass = if targets.whole_vocabulary[row] { 0.0 } else { log_sum_exp(option_log_probs) };
+    let cross = |(&t, &l): (&f32, &f64)| if t > 0.0 { f64::from(t) * (l - mass) } else { 0.0 };
+    let cross_entropy = -probs.iter().zip(option_log_probs).map(cross).sum::<f64>();
+    cross_entropy - entropy(probs)
 }
 
 fn log_sum_exp(x: &[f64]) -> f64 {
@@ -188,7 +254,7 @@ fn kl_cpu<T: Real>(
     cap: Option<f64>,
     targets: Targets,
     grad: bool,
-) -> Result<(Rows, Option<Tensor>)> {
+) -> Result<(Vec<f64>, Option<Tensor>)> {
     let (m, vocabulary) = logits.dims2()?;
     let input = cpu::view::<T>(logits)?;
     let input = &*input;
@@ -210,12 +276,8 @@ fn kl_cpu<T: Real>(
     } else {
         (0..m).into_par_iter().map(|row| row_result(row, None)).collect()
     };
-    let mut rows = Rows { kl: Vec::with_capacity(m), option_log_probs: Vec::new() };
-    for (row, chosen) in chosen.iter().enumerate() {
-        rows.push(&targets, row, chosen);
-    }
     let grads = if grad { Some(cpu::tensor(grads, (m, vocabulary))?) } else { None };
-    Ok((rows, grads))
+    Ok((chosen.concat(), grads))
 }
 
 /// Applies the soft cap in place and returns the log-sum-exp.

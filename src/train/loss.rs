@@ -72,29 +72,35 @@ pub fn step_sums(
     let lengths: Vec<usize> =
         sequences.iter().map(|sequence| decoder.prefix_len() + sequence.len()).collect();
     let mut place = 0;
+    // Read when everything is on its way, so that a GPU never waits for the host.
+    let mut pending = Vec::new();
     for indices in micro_batches(&lengths, batch, settings.micro_batch_tokens) {
         let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
         let keys = (place..place + chosen.len()).map(|p| Dropout::key(step as u64, p)).collect();
         place += chosen.len();
         let dropout = Dropout { p: settings.dropout, seed: settings.seed, keys };
         let dropout = (settings.dropout > 0.0).then_some(&dropout);
-        let kind = settings.loss.target_kind();
-        let micro = Batch::new(&chosen, kind);
+        let micro = Batch::new(&chosen, settings.loss.target_kind());
         if micro.targets() == 0 {
             continue;
         }
+        let whole = whole_vocabulary(&micro, settings.loss.support);
         let (rows, dhidden, tape, run) = {
             let run = decoder.run(tokens(&micro), dropout)?.only(&micro.target_rows);
             let (hidden, tape) = decoder.forward(&run, settings.keep)?;
-            let whole = whole_vocabulary(&micro, settings.loss.support);
             let (rows, dhidden) =
                 decoder.answer_kl(&hidden, targets(&micro, &whole), Some(&mut gradients))?;
             (rows, dhidden, tape, run)
         };
-        sums.add(&micro, &rows, &chosen, &kind);
         if let Some(dhidden) = dhidden {
             decoder.backward(tape, dhidden, &run, &mut gradients)?;
         }
+        pending.push((micro, whole, chosen, rows));
+    }
+    let kind = settings.loss.target_kind();
+    for (micro, whole, chosen, rows) in pending {
+        let rows = rows.read(&targets(&micro, &whole))?;
+        sums.add(&micro, &rows, &chosen, &kind);
     }
     ensure!(
         sums.weight > 0.0,

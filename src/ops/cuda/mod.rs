@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::adamw::{Moments, Step};
 use super::glu::Activation;
-use super::kl::{Rows, Targets};
+use super::kl::Targets;
 use super::rms_norm::Gain;
 use launch::{Arg, Grid, Module, empty, launch};
 
@@ -136,13 +136,13 @@ pub(super) fn glu_backward(
     Ok((gate_grad, up_grad))
 }
 
-/// KL at rows of `logits` (M, V); the host waits for the options' log-probabilities, once.
+/// The log-probabilities of all options, flat, at rows of `logits` (M, V), and the gradient of Σ weight · KL.
 pub(super) fn kl(
     logits: &Tensor,
     cap: Option<f64>,
     targets: Targets,
     grad: bool,
-) -> Result<(Rows, Option<Tensor>)> {
+) -> Result<(Tensor, Option<Tensor>)> {
     let (m, vocabulary) = logits.dims2()?;
     let device = logits.device();
     let logits = logits.contiguous()?;
@@ -197,14 +197,7 @@ pub(super) fn kl(
         }
         false => None,
     };
-    let option_log_probs: Vec<f32> = option_log_probs.to_device(&Device::Cpu)?.to_vec1()?;
-    let option_log_probs: Vec<f64> = option_log_probs.into_iter().map(f64::from).collect();
-    let mut rows = Rows { kl: Vec::with_capacity(m), option_log_probs: Vec::new() };
-    for row in 0..m {
-        let range = targets.option_boundaries[row] - first..targets.option_boundaries[row + 1] - first;
-        rows.push(&targets, row, &option_log_probs[range.start as usize..range.end as usize]);
-    }
-    Ok((rows, dlogits))
+    Ok((option_log_probs, dlogits))
 }
 
 /// One update of a parameter in f32.
