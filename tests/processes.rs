@@ -18,8 +18,8 @@ use bayesteach::episode::{self, Episode};
 use bayesteach::metrics::argmax;
 use bayesteach::rng::{self, Stream};
 use bayesteach::teacher::{
-    Belief, Between, Counts, Decision, Domain, Forward, Gaussian, Hypothesis, Mixture, SplitConfig,
-    TeacherConfig, TeacherSummary, WorldName, simulate_process, teach,
+    Belief, Between, Counts, Decision, Domain, Forward, Gaussian, Hypothesis, Kind, Mixture, SplitConfig,
+    TeacherConfig, TeacherSummary, Weighing, WorldName, simulate_process, teach,
 };
 use bayesteach::world::chain::{Family, Rows};
 use bayesteach::world::hidden_markov::HiddenMarkov;
@@ -416,7 +416,7 @@ fn examples_start_again_by_enumerating_paths() {
         let model = models[1].model();
         let mut before = [1.0 / 3.0; 3];
         for _ in 0..4 {
-            belief.begin_example();
+            belief.begin_example(Weighing::EXACT);
             let mut state = draws.categorical(&starts[1]);
             let mut example = Vec::new();
             for _ in 0..4 {
@@ -674,9 +674,19 @@ fn regression_by_explicit_inverses() {
         FunctionPrior::GaussianProcess { features: 2, lengthscale: 0.4, output_sd: 1.2 },
     ];
     for (case, function) in functions.into_iter().enumerate() {
-        for decision in [Decision::MostProbable, Decision::ExpectedReward] {
-            let mut config =
-                TeacherConfig { rounds: Some(25), decision, ..TeacherConfig::new(WorldName::Regression) };
+        for (decision, kind) in [
+            (Decision::MostProbable, Kind::Bayes),
+            (Decision::ExpectedReward, Kind::Bayes),
+            (Decision::MostProbable, Kind::Tempered),
+            (Decision::MostProbable, Kind::Forgetful),
+        ] {
+            let mut config = TeacherConfig {
+                rounds: Some(25),
+                decision,
+                kind,
+                ..TeacherConfig::new(WorldName::Regression)
+            };
+            let weighing = weighing(&mut config);
             config.regression = RegressionConfig {
                 function: function.clone(),
                 noise_sd: [0.1, 0.3][case % 2],
@@ -719,7 +729,9 @@ fn regression_by_explicit_inverses() {
                 let k: Vec<f64> = inputs.iter().map(|input| kernel(input, &x)).collect();
                 let covariance: Vec<Vec<f64>> = (inputs.iter().enumerate())
                     .map(|(i, a)| {
-                        let noise_at = |j: usize| if i == j { noise } else { 0.0 };
+                        // Evidence to a power is that of a value with so much less noise.
+                        let own = noise / to_the(weighing, inputs.len() - 1 - i);
+                        let noise_at = |j: usize| if i == j { own } else { 0.0 };
                         inputs.iter().enumerate().map(|(j, b)| kernel(a, b) + noise_at(j)).collect()
                     })
                     .collect();
@@ -754,6 +766,130 @@ fn regression_by_explicit_inverses() {
             }
         }
     }
+}
+
+// ------------------------------------------------------------------------------------------------------- rivals
+
+/// What a config's teacher makes of evidence; power and discount are set here.
+fn weighing(config: &mut TeacherConfig) -> Weighing {
+    config.tempered.power = 2.5;
+    config.forgetful.discount = 0.7;
+    match config.kind {
+        Kind::Tempered => Weighing { power: 2.5, discount: 1.0 },
+        Kind::Forgetful => Weighing { power: 1.0, discount: 0.7 },
+        _ => Weighing::EXACT,
+    }
+}
+
+/// The power to which evidence of so many answers ago counts.
+fn to_the(Weighing { power, discount }: Weighing, ago: usize) -> f64 {
+    power * discount.powi(ago as i32)
+}
+
+/// The predictive distribution of the next symbol from the likelihood of each symbol in its place, each to its power.
+#[test]
+fn rivals_weigh_the_evidence_of_sequences() {
+    for kind in [Kind::Tempered, Kind::Forgetful] {
+        // A coin: pseudo-counts.
+        let mut config = TeacherConfig { kind, rounds: Some(12), ..TeacherConfig::new(WorldName::Coins) };
+        let weigh = weighing(&mut config);
+        let episode = checked_episode(&config, &process(&config), 3, 5);
+        let mut seen: Vec<usize> = Vec::new();
+        for (answer, _) in episode.answers() {
+            let count = |symbol: usize| -> f64 {
+                let ago = |t: usize| seen.len() - 1 - t;
+                (0..seen.len()).filter(|&t| seen[t] == symbol).map(|t| to_the(weigh, ago(t))).sum()
+            };
+            let total = 2.0 + count(0) + count(1);
+            let expected = [(1.0 + count(0)) / total, (1.0 + count(1)) / total];
+            assert_all_near(&format!("{kind:?} coin"), &answer.probs, &expected, 1e-12);
+            seen.push(answer.truth.unwrap());
+        }
+        // Chains of which each is known.
+        let components = [vec![vec![0.9, 0.1], vec![0.3, 0.7]], vec![vec![0.2, 0.8], vec![0.6, 0.4]]];
+        let mut config = TeacherConfig { kind, rounds: Some(12), ..TeacherConfig::new(WorldName::Markov) };
+        config.markov.prior =
+            Family::Mixture { components: components.to_vec(), weights: Some(vec![0.3, 0.7]) };
+        let weigh = weighing(&mut config);
+        let episode = checked_episode(&config, &process(&config), 3, 5);
+        let mut seen: Vec<usize> = Vec::new();
+        for (answer, _) in episode.answers() {
+            if let Some(&last) = seen.last() {
+                let weight = |(chain, prior): (&Vec<Vec<f64>>, f64)| -> f64 {
+                    let ago = |t: usize| seen.len() - 1 - t;
+                    let step = |t: usize| chain[seen[t - 1]][seen[t]].powf(to_the(weigh, ago(t)));
+                    prior * (1..seen.len()).map(step).product::<f64>()
+                };
+                let weights: Vec<f64> = components.iter().zip([0.3, 0.7]).map(weight).collect();
+                let next = |k: usize| -> f64 {
+                    let terms = weights.iter().zip(&components).map(|(w, chain)| w * chain[last][k]);
+                    terms.sum::<f64>() / weights.iter().sum::<f64>()
+                };
+                assert_all_near(&format!("{kind:?} chain"), &answer.probs, &[next(0), next(1)], 1e-12);
+            }
+            seen.push(answer.truth.unwrap());
+        }
+        // Hidden Markov models, by enumerating paths: of each, its prediction of every symbol.
+        for seed in 0..10 {
+            let draws = &mut rng::stream(seed, "test.rivals", 0);
+            let models: Vec<Plain> = (0..3).map(|_| Plain::random(2, 3, draws)).collect();
+            let prior = random_distribution(models.len(), draws);
+            let hypothesis = |(plain, &prior): (&Plain, &f64)| Hypothesis {
+                model: plain.model(),
+                start: plain.start.clone(),
+                prior,
+            };
+            let mut belief =
+                Forward::new(models.iter().zip(&prior).map(hypothesis).collect(), Between::Symbol);
+            let model = models[0].model();
+            let mut state = model.draw_start(draws);
+            let mut seen: Vec<usize> = Vec::new();
+            for _ in 0..6 {
+                let of = |m: &Plain, seen: &[usize]| m.probability(&m.start, seen);
+                let weight = |(m, prior): (&Plain, &f64)| -> f64 {
+                    let step = |t: usize| {
+                        let p = of(m, &seen[..=t]) / of(m, &seen[..t]);
+                        // What is impossible stays so.
+                        if p > 0.0 { p.powf(to_the(weigh, seen.len() - 1 - t)) } else { 0.0 }
+                    };
+                    prior * (0..seen.len()).map(step).product::<f64>()
+                };
+                let weights: Vec<f64> = models.iter().zip(&prior).map(weight).collect();
+                let next = |k: usize| -> f64 {
+                    let possible = models.iter().zip(&weights).filter(|(_, w)| **w > 0.0);
+                    let terms = possible.map(|(m, w)| w * of(m, &[&seen[..], &[k]].concat()) / of(m, &seen));
+                    terms.sum::<f64>() / weights.iter().sum::<f64>()
+                };
+                let expected: Vec<f64> = (0..3).map(next).collect();
+                assert_all_near(&format!("{kind:?} seed {seed}"), &belief.predictive(), &expected, 1e-10);
+                let symbol = model.draw_symbol(state, draws);
+                state = model.draw_next(state, draws);
+                belief.observe_weighing(symbol, weigh);
+                seen.push(symbol);
+            }
+        }
+    }
+}
+
+/// An oracle says what comes; a noisy one as often not as it is told.
+#[test]
+fn oracles_know_what_comes() {
+    for world in WORLDS {
+        let config = TeacherConfig { kind: Kind::Oracle, rounds: Some(15), ..TeacherConfig::new(world) };
+        let episode = checked_episode(&config, &process(&config), 0, 0);
+        assert!(episode.answers().all(|(a, _)| Some(a.said) == a.truth && a.probs[a.said] == 1.0));
+    }
+    let mut config = TeacherConfig { kind: Kind::NoisyOracle, ..TeacherConfig::new(WorldName::Coins) };
+    config.noisy_oracle.error_rate = 0.3;
+    let world = process(&config);
+    let wrong: usize = (0..100)
+        .map(|user| {
+            let episode = checked_episode(&config, &world, 0, user);
+            episode.answers().filter(|(a, _)| Some(a.said) != a.truth).count()
+        })
+        .sum();
+    // 5,000 answers: a standard deviation of .0065.
+    assert_near("share of errors", wrong as f64 / 5000.0, 0.3, 0.026);
 }
 
 // --------------------------------------------------------------------------------- simulation-based calibration
@@ -1230,6 +1366,13 @@ fn bad_configs_are_refused() {
         message("world = \"markov\"\n[markov]\nprior = { fixed = [[0.5, 0.5], [1.0]] }")
             .contains("equal length")
     );
+    assert!(message("world = \"coins\"\nkind = \"wrong-prior\"").contains("teacher.coins.source"));
+    assert!(message("world = \"hmm\"\nkind = \"tempered\"\n[tempered]\npower = 0.0").contains("above 0"));
+    assert!(
+        message("world = \"coins\"\nkind = \"forgetful\"\n[coins]\nprior = { fixed = [0.2, 0.8] }")
+            .contains("nothing to learn")
+    );
+    assert!(message("world = \"markov\"\nevidence = \"eig\"").contains("evidence is not available"));
     assert!(message("world = \"coins\"\nusers = 0").contains("users is 0"));
     assert!(message("world = \"coins\"\nepisodes_per_user = 0").contains("episodes_per_user is 0"));
     assert!(message("world = \"coins\"\nrounds = 10001").contains("1 to 10000"));

@@ -4,6 +4,7 @@ use super::counts::Counts;
 use super::forward::{Between, Forward, Hypothesis};
 use super::gaussian::Gaussian;
 use super::mixture::Mixture;
+use super::rival::Weighing;
 use crate::metrics::entropy;
 use crate::world::chain::RowsPrior;
 use crate::world::hmm::{Format, Hmm};
@@ -77,9 +78,15 @@ impl Belief {
 
     /// Takes in what a question itself tells: the given symbols of an example.
     pub fn read(&mut self, query: &Query) {
+        self.read_weighing(query, 1.0);
+    }
+
+    /// The same with every likelihood to the `power`.
+    pub fn read_weighing(&mut self, query: &Query, power: f64) {
         if let (Belief::Forward(belief), Query::Example { given }) = (self, query) {
-            belief.begin_example();
-            given.iter().for_each(|&symbol| belief.observe(symbol));
+            let weighing = Weighing { power, ..Weighing::EXACT };
+            belief.begin_example(weighing);
+            given.iter().for_each(|&symbol| belief.observe_weighing(symbol, weighing));
         }
     }
 
@@ -95,13 +102,18 @@ impl Belief {
 
     /// Takes in what came.
     pub fn observe(&mut self, query: &Query, outcome: &Outcome) {
+        self.observe_weighing(query, outcome, Weighing::EXACT);
+    }
+
+    /// The same as a teacher does who weighs evidence otherwise.
+    pub fn observe_weighing(&mut self, query: &Query, outcome: &Outcome, weighing: Weighing) {
         match self {
-            Belief::Counts(belief) => belief.observe(outcome.option),
-            Belief::Mixture(belief) => belief.observe(outcome.option),
-            Belief::Forward(belief) => belief.observe(outcome.option),
+            Belief::Counts(belief) => belief.observe_weighing(outcome.option, weighing),
+            Belief::Mixture(belief) => belief.observe_weighing(outcome.option, weighing),
+            Belief::Forward(belief) => belief.observe_weighing(outcome.option, weighing),
             Belief::Gaussian(belief) => {
                 if let Some(value) = outcome.value {
-                    belief.observe(query.input(), value);
+                    belief.observe_weighing(query.input(), value, weighing);
                 }
             }
         }

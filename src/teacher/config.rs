@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::belief::Belief;
 use super::beliefs::{self, BeliefsConfig};
 use super::decision::Decision;
 use super::drift::DriftConfig;
@@ -303,8 +304,23 @@ impl TeacherConfig {
 
     fn check_process(&self, world: &Process) -> Result<()> {
         let name = world.name();
+        rival::check_settings(self)?;
+        if self.kind == Kind::WrongPrior {
+            return Err(usage(format!(
+                "teacher.kind is \"wrong-prior\", but the {name} world has no attributes to believe something wrong about: what \
+                 the teacher believes is its prior, and what users are can be another (teacher.coins.source, \
+                 teacher.markov.source)"
+            )));
+        }
+        let knows_all = Belief::prior(world).hypotheses().is_some_and(|probs| probs.len() == 1);
+        if matches!(self.kind, Kind::Tempered | Kind::Forgetful) && knows_all {
+            return Err(usage(format!(
+                "teacher.kind is {:?}, but the prior of this {name} world leaves nothing to learn: this teacher would be the exact \
+                 one. Use another prior, or another kind (\"noisy-oracle\")",
+                self.kind.name()
+            )));
+        }
         for (key, chosen) in [
-            ("kind", self.kind != Kind::Bayes),
             ("evidence", self.evidence != Evidence::Random),
             ("stop_entropy", self.stop_entropy > 0.0),
             ("stop_gain", self.stop_gain > 0.0),

@@ -1,5 +1,6 @@
 //! Conjugate counts: coins, dice and Markov chains whose rows are draws from Dirichlet distributions.
 
+use super::rival::Weighing;
 use crate::world::chain::Rows;
 
 /// The posterior of a source with Dirichlet rows: the parameters plus what was counted.
@@ -33,9 +34,15 @@ impl Counts {
 
     /// Takes in the next symbol.
     pub fn observe(&mut self, symbol: usize) {
+        self.observe_weighing(symbol, Weighing::EXACT);
+    }
+
+    /// Takes in the next symbol: it counts as `power` symbols, and those before it `discount` times as many as so far.
+    pub fn observe_weighing(&mut self, symbol: usize, Weighing { power, discount }: Weighing) {
+        self.counts.iter_mut().flatten().for_each(|count| *count *= discount);
         // The first symbol of a chain is uniform whatever the rows are.
         if let Some(context) = self.alpha.context_after(self.previous) {
-            self.counts[context][symbol] += 1.0;
+            self.counts[context][symbol] += power;
         }
         self.previous = Some(symbol);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::rival::Weighing;
 use crate::metrics::log_sum_exp;
 use crate::world::hidden_markov::HiddenMarkov;
 use crate::world::hmm::{DELIMITER, Hmm, Inference};
@@ -104,12 +105,12 @@ impl Forward {
     }
 
     /// A new example of a prompt begins; nothing happens before the first.
-    pub fn begin_example(&mut self) {
+    pub fn begin_example(&mut self, weighing: Weighing) {
         if !self.begun {
             return;
         }
         match self.between {
-            Between::Symbol => self.observe(DELIMITER),
+            Between::Symbol => self.observe_weighing(DELIMITER, weighing),
             Between::Restart => {
                 for (filter, hypothesis) in self.filters.iter_mut().zip(self.hypotheses.iter()) {
                     filter.restart(&hypothesis.start);
@@ -120,13 +121,28 @@ impl Forward {
 
     /// Takes in the next symbol.
     pub fn observe(&mut self, symbol: usize) {
+        self.observe_weighing(symbol, Weighing::EXACT);
+    }
+
+    /// Takes in the next symbol: for the models, its likelihood counts to the `power`, and all evidence before it to the
+    /// `discount`. Where each model's hidden states are is known exactly all the same.
+    pub fn observe_weighing(&mut self, symbol: usize, Weighing { power, discount }: Weighing) {
         self.begun = true;
+        if discount < 1.0 {
+            let discounted = |(weight, hypothesis): (&f64, &Hypothesis)| match *weight > f64::NEG_INFINITY {
+                true => discount * weight + (1.0 - discount) * hypothesis.prior.ln(),
+                false => *weight,
+            };
+            let weights: Vec<f64> =
+                self.log_weights.iter().zip(self.hypotheses.iter()).map(discounted).collect();
+            let log_sum = log_sum_exp(&weights);
+            self.log_weights = weights.into_iter().map(|weight| weight - log_sum).collect();
+        }
         let joint: Vec<f64> = (self.log_weights.iter().zip(&self.filters))
-            .map(
-                |(&weight, filter)| {
-                    if weight == f64::NEG_INFINITY { weight } else { weight + filter.log_prob(symbol) }
-                },
-            )
+            .map(|(&weight, filter)| match weight > f64::NEG_INFINITY {
+                true => weight + power * filter.log_prob(symbol),
+                false => weight,
+            })
             .collect();
         let log_evidence = log_sum_exp(&joint);
         if log_evidence == f64::NEG_INFINITY {

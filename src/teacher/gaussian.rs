@@ -1,5 +1,6 @@
 //! Gaussian posteriors of functions: Bayesian linear regression and Gaussian processes with normal noise.
 
+use super::rival::Weighing;
 use crate::world::regression::{Bins, Function, FunctionPrior, Regression, squared_exponential};
 
 /// The posterior of a function, from its told values at some inputs.
@@ -31,6 +32,7 @@ impl Gaussian {
                     lengthscale,
                     output_variance: output_sd.powi(2),
                     inputs: Vec::new(),
+                    told: Vec::new(),
                     factor: Vec::new(),
                     whitened: Vec::new(),
                 })
@@ -68,10 +70,23 @@ impl Gaussian {
 
     /// Takes in the value that was told for an input.
     pub fn observe(&mut self, x: &[f64], value: f64) {
+        self.observe_weighing(x, value, Weighing::EXACT);
+    }
+
+    /// The same with the value's likelihood to the `power`, which is that of less noise, after all evidence before it was
+    /// taken to the `discount`.
+    pub fn observe_weighing(&mut self, x: &[f64], value: f64, Weighing { power, discount }: Weighing) {
+        let noise_variance = self.noise_variance / power;
         match &mut self.function {
             FunctionPosterior::Known(..) => {}
-            FunctionPosterior::Weights(weights) => weights.observe(x, value, self.noise_variance),
-            FunctionPosterior::Process(process) => process.observe(x, value, self.noise_variance),
+            FunctionPosterior::Weights(weights) => {
+                weights.forget(discount);
+                weights.observe(x, value, noise_variance);
+            }
+            FunctionPosterior::Process(process) => {
+                process.forget(discount);
+                process.observe(x, value, noise_variance);
+            }
         }
     }
 }
@@ -81,6 +96,7 @@ impl Gaussian {
 #[derive(Clone, Debug)]
 struct Weights {
     features: usize,
+    prior_precision: f64,
     /// Features × features.
     precision: Vec<f64>,
     /// Xᵀy/σ²
@@ -95,12 +111,13 @@ impl Weights {
     fn new(features: usize, weight_variance: f64) -> Weights {
         let mut weights = Weights {
             features,
+            prior_precision: 1.0 / weight_variance,
             precision: vec![0.0; features * features],
             shift: vec![0.0; features],
             factor: Vec::new(),
             whitened: Vec::new(),
         };
-        (0..features).for_each(|i| weights.precision[i * features + i] = 1.0 / weight_variance);
+        (0..features).for_each(|i| weights.precision[i * features + i] = weights.prior_precision);
         weights.solve();
         weights
     }
@@ -109,6 +126,15 @@ impl Weights {
     fn moments(&self, x: &[f64]) -> (f64, f64) {
         let w = solve_lower(&self.factor, x);
         (dot(&w, &self.whitened), dot(&w, &w))
+    }
+
+    /// Precision and shift are sums over observations, and the prior.
+    fn forget(&mut self, discount: f64) {
+        for (at, entry) in self.precision.iter_mut().enumerate() {
+            let prior = if at % (self.features + 1) == 0 { self.prior_precision } else { 0.0 };
+            *entry = prior + discount * (*entry - prior);
+        }
+        self.shift.iter_mut().for_each(|entry| *entry *= discount);
     }
 
     fn observe(&mut self, x: &[f64], value: f64, noise_variance: f64) {
@@ -141,6 +167,8 @@ struct Process {
     lengthscale: f64,
     output_variance: f64,
     inputs: Vec<Vec<f64>>,
+    /// What was told, and the variance of its noise.
+    told: Vec<(f64, f64)>,
     /// K's lower Cholesky factor, which grows by a row with every observation.
     factor: Vec<Vec<f64>>,
     /// The solution of factor · z = values.
@@ -158,6 +186,19 @@ impl Process {
         (dot(&w, &self.whitened), (self.output_variance - dot(&w, &w)).max(0.0), w)
     }
 
+    /// Evidence to a power below 1 is that of more noise.
+    fn forget(&mut self, discount: f64) {
+        if discount == 1.0 {
+            return;
+        }
+        let (inputs, told) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.told));
+        self.factor.clear();
+        self.whitened.clear();
+        for (x, (value, noise_variance)) in inputs.iter().zip(told) {
+            self.observe(x, value, noise_variance / discount);
+        }
+    }
+
     fn observe(&mut self, x: &[f64], value: f64, noise_variance: f64) {
         let (mean, variance, mut row) = self.moments(x);
         let pivot = (variance + noise_variance).sqrt();
@@ -165,6 +206,7 @@ impl Process {
         row.push(pivot);
         self.factor.push(row);
         self.inputs.push(x.to_vec());
+        self.told.push((value, noise_variance));
     }
 }
 

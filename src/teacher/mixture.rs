@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::posterior::Posterior;
+use super::rival::Weighing;
 use crate::world::chain::Rows;
 use crate::world::{Factor, Likelihood, Question, Reward};
 
@@ -21,6 +22,8 @@ use crate::world::{Factor, Likelihood, Question, Reward};
 #[derive(Clone, Debug)]
 pub struct Mixture {
     posterior: Posterior,
+    /// The components.
+    factor: [Factor; 1],
     /// One for each context, and one for the beginning of a chain.
     questions: Arc<[Question]>,
     contexts: usize,
@@ -46,8 +49,10 @@ impl Mixture {
         };
         let of_contexts = (0..contexts).map(|c| question(&|rows: &Rows| rows.row(c).to_vec()));
         let at_beginning = question(&|rows: &Rows| rows.after(None));
+        let factor = [Factor { name: "source".into(), prior: weights.to_vec() }];
         Mixture {
-            posterior: Posterior::prior(&[Factor { name: "source".into(), prior: weights.to_vec() }]),
+            posterior: Posterior::prior(&factor),
+            factor,
             questions: of_contexts.chain([at_beginning]).collect(),
             contexts,
             previous: None,
@@ -61,8 +66,16 @@ impl Mixture {
 
     /// Takes in the next symbol; one that no component still alive could have given is ignored.
     pub fn observe(&mut self, symbol: usize) {
+        self.observe_weighing(symbol, Weighing::EXACT);
+    }
+
+    /// The same with its likelihood to the `power`, after all evidence before it was taken to the `discount`.
+    pub fn observe_weighing(&mut self, symbol: usize, Weighing { power, discount }: Weighing) {
         let question = self.question().clone();
-        self.posterior.observe(&question, symbol);
+        if discount < 1.0 {
+            self.posterior.forget(discount, &self.factor);
+        }
+        self.posterior.observe_to_the_power(&question, symbol, power);
         self.previous = Some(symbol);
     }
 

@@ -62,7 +62,7 @@ pub use posterior::Posterior;
 pub use process::{ProcessSimulation, simulate_process};
 pub use reasoner::{Explained, fit_reasoner};
 pub use replay::{Moment, Replay, Replayer};
-pub use rival::{ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, WrongPriorConfig};
+pub use rival::{ForgetfulConfig, Kind, NoisyOracleConfig, TemperedConfig, Weighing, WrongPriorConfig};
 pub use schedule::{Example, Search, Target, schedule};
 pub use session::{Interview, Session, Sessions};
 pub use simulate::{AnswerRecord, Asked, BeliefRecord, Simulation, simulate};

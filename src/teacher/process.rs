@@ -3,6 +3,7 @@
 use super::belief::Belief;
 use super::config::{Targets, TeacherConfig};
 use super::decision::{Decision, nearness_rewards};
+use super::rival::{Oracle, Weighing};
 use super::simulate::{AnswerRecord, Simulation, one_hot};
 use crate::episode::{Answer, Episode, FORMAT_VERSION, Message, Role};
 use crate::metrics::{LOG_FLOOR, argmax, entropy};
@@ -34,6 +35,8 @@ pub fn simulate_process(
     let mut question_draws = rng::stream(seed, "teacher.questions", index);
     let mut answer_draws = rng::stream(seed, "teacher.answers", index);
     let mut target_draws = rng::stream(seed, "teacher.targets", index);
+    let mut error_draws = rng::stream(seed, "teacher.errors", index);
+    let (oracle, weighing) = (Oracle::of(config), Weighing::of(config));
     let mut source = world.source(seed, user, number);
     let mut knowing = Belief::knowing(&source);
     let mut belief = Belief::prior(world);
@@ -49,10 +52,14 @@ pub fn simulate_process(
             None => world.opening(&query),
             Some(outcome) => world.feedback(&outcome, &query),
         };
-        belief.read(&query);
+        belief.read_weighing(&query, weighing.power);
         knowing.read(&query);
-        let predictive = belief.predictive(&query);
         let truth = outcome.option;
+        let predictive = belief.predictive(&query);
+        let predictive = match oracle.says(predictive.len(), truth, &mut error_draws) {
+            Some(option) => one_hot(predictive.len(), option),
+            None => predictive,
+        };
         regret += log_prob(&knowing.predictive(&query), truth) - log_prob(&predictive, truth);
 
         let most_probable = argmax(&predictive);
@@ -93,7 +100,7 @@ pub fn simulate_process(
         messages.push(Message { role: Role::User, content: ask, answer: None });
         messages.push(Message { role: Role::Assistant, content, answer: Some(answer) });
 
-        belief.observe(&query, &outcome);
+        belief.observe_weighing(&query, &outcome, weighing);
         knowing.observe(&query, &outcome);
         before = Some(outcome);
     }

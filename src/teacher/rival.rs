@@ -107,14 +107,35 @@ impl Default for ForgetfulConfig {
     }
 }
 
+/// How much an answer tells a teacher.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weighing {
+    /// Its likelihood counts to this power.
+    pub power: f64,
+    /// All evidence before it counts to this power from now on.
+    pub discount: f64,
+}
+
+impl Weighing {
+    /// Bayes' rule.
+    pub const EXACT: Weighing = Weighing { power: 1.0, discount: 1.0 };
+
+    /// Of a config's teacher.
+    pub(super) fn of(config: &TeacherConfig) -> Weighing {
+        match config.kind {
+            Kind::Tempered => Weighing { power: config.tempered.power, ..Self::EXACT },
+            Kind::Forgetful => Weighing { discount: config.forgetful.discount, ..Self::EXACT },
+            Kind::Bayes | Kind::Oracle | Kind::NoisyOracle | Kind::WrongPrior => Self::EXACT,
+        }
+    }
+}
+
 /// What a config says about how a teacher starts, learns and predicts.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
-    kind: Kind,
+    oracle: Oracle,
     factors: Vec<Factor>,
-    error_rate: f64,
-    power: f64,
-    discount: f64,
+    weighing: Weighing,
     expected_change: Option<Transition>,
 }
 
@@ -127,14 +148,7 @@ impl Rules {
         };
         let expected_change =
             if config.drift.known { Transition::of(&config.drift, world, &factors) } else { None };
-        Rules {
-            kind: config.kind,
-            factors,
-            error_rate: config.noisy_oracle.error_rate,
-            power: config.tempered.power,
-            discount: config.forgetful.discount,
-            expected_change,
-        }
+        Rules { oracle: Oracle::of(config), factors, weighing: Weighing::of(config), expected_change }
     }
 
     /// Before anything is observed.
@@ -144,18 +158,11 @@ impl Rules {
 
     /// Takes in what the user answered.
     pub(super) fn observe(&self, posterior: &mut Posterior, question: &Question, answer: usize) {
-        match self.kind {
-            Kind::Tempered => {
-                posterior.observe_to_the_power(question, answer, self.power);
-            }
-            Kind::Forgetful => {
-                posterior.forget(self.discount, &self.factors);
-                posterior.observe(question, answer);
-            }
-            Kind::Bayes | Kind::Oracle | Kind::NoisyOracle | Kind::WrongPrior => {
-                posterior.observe(question, answer);
-            }
+        let Weighing { power, discount } = self.weighing;
+        if discount < 1.0 {
+            posterior.forget(discount, &self.factors);
         }
+        posterior.observe_to_the_power(question, answer, power);
         if let Some(change) = &self.expected_change {
             posterior.advance(change);
         }
@@ -163,6 +170,24 @@ impl Rules {
 
     /// The option that an oracle predicts and says; none of a teacher that knows only its posterior.
     pub(super) fn oracle_says(&self, options: usize, truth: usize, draws: &mut Stream) -> Option<usize> {
+        self.oracle.says(options, truth, draws)
+    }
+}
+
+/// A teacher that knows what will come, if it is one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Oracle {
+    kind: Kind,
+    error_rate: f64,
+}
+
+impl Oracle {
+    pub(super) fn of(config: &TeacherConfig) -> Oracle {
+        Oracle { kind: config.kind, error_rate: config.noisy_oracle.error_rate }
+    }
+
+    /// The option that it predicts and says; none of a teacher that knows only its posterior.
+    pub(super) fn says(self, options: usize, truth: usize, draws: &mut Stream) -> Option<usize> {
         match self.kind {
             Kind::Oracle => Some(truth),
             Kind::NoisyOracle if draws.uniform() < self.error_rate => {
@@ -195,6 +220,23 @@ fn wrong_prior(config: &WrongPriorConfig, world: &World) -> Vec<Factor> {
 
 /// Checks the settings of every kind, and that the chosen one makes a difference in this world.
 pub(super) fn check(config: &TeacherConfig, world: &World) -> Result<()> {
+    check_settings(config)?;
+    let refuse = |message: String| Err(usage(message));
+    check_wrong_prior(&config.wrong_prior, config.kind == Kind::WrongPrior, world)?;
+    if matches!(config.kind, Kind::Tempered | Kind::Forgetful) && world.answers_only_rule_out() {
+        return refuse(format!(
+            "teacher.kind is {:?}, but users of the {} world as configured never err, as the teacher supposes, or their \
+             answers tell nothing: an answer can only rule users out, to any power, so this teacher would be the exact \
+             one. Use users who err, or another kind (\"wrong-prior\", \"noisy-oracle\")",
+            config.kind.name(),
+            world.name()
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the settings of the kinds that every world has.
+pub(super) fn check_settings(config: &TeacherConfig) -> Result<()> {
     let refuse = |message: String| Err(usage(message));
     let error_rate = config.noisy_oracle.error_rate;
     if !(0.0..=1.0).contains(&error_rate) {
@@ -207,16 +249,6 @@ pub(super) fn check(config: &TeacherConfig, world: &World) -> Result<()> {
     let discount = config.forgetful.discount;
     if !(discount > 0.0 && discount <= 1.0) {
         return refuse(format!("teacher.forgetful.discount is {discount}, it must be above 0 and at most 1"));
-    }
-    check_wrong_prior(&config.wrong_prior, config.kind == Kind::WrongPrior, world)?;
-    if matches!(config.kind, Kind::Tempered | Kind::Forgetful) && world.answers_only_rule_out() {
-        return refuse(format!(
-            "teacher.kind is {:?}, but users of the {} world as configured never err, as the teacher supposes, or their \
-             answers tell nothing: an answer can only rule users out, to any power, so this teacher would be the exact \
-             one. Use users who err, or another kind (\"wrong-prior\", \"noisy-oracle\")",
-            config.kind.name(),
-            world.name()
-        ));
     }
     Ok(())
 }
