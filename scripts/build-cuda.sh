@@ -9,6 +9,12 @@
 # 86 an RTX 30. On a machine that has CUDA, `cargo build --release --features cuda` is all that is needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if ! [[ "${1:-80}" =~ ^(--check|[0-9]{2,3})$ ]]; then
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    [[ "$1" =~ ^(-h|--help)$ ]] && exit 0
+    echo "$1 is no compute capability: 80, 86, 89, 90, 100, 120" >&2
+    exit 2
+fi
 root=$(scripts/cuda-toolkit.sh)
 export CUDA_HOME=$root CUDA_PATH=$root CUDA_TOOLKIT_ROOT_DIR=$root
 export PATH=$root/bin:$PATH

@@ -5,7 +5,7 @@ formats are for, with those that PEFT computed in float64 (tests/data/reference,
     python scripts/check_exports.py target/release/bayesteach [--family NAME]… [--work DIR]
 
 One line is printed for each check, then a table; the exit code is 0 if all hold, 1 if one does not. A stage whose
-package is not installed is reported as not run.
+package is not installed is reported as not run; numpy and safetensors are needed in any case.
 """
 
 import argparse
@@ -18,23 +18,29 @@ import sys
 import tempfile
 import unicodedata
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
-import torch
-import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file as load_arrays
+
+try:
+    import torch
+    import transformers
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors.torch import load_file, save_file
+except ImportError:
+    torch = None
 
 from llama_cpp_logits import library
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "tests/data/reference"
 TOKENIZERS = ROOT / "tests/data/tokenizers"
-FAMILIES = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3"]
+FAMILIES = ["llama", "llama3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen3_moe"]
 # Logits have a standard deviation of about 1. Correct f32 implementations differ by less than 1e-4; llama.cpp looks
 # Gemma's GELU up in a table of f16.
 EXACT, GGML_GELU = 1e-4, 5e-3
@@ -75,15 +81,14 @@ class Case:
         self.work = work / name
         self.work.mkdir(parents=True)
         self.gemma = name.startswith("gemma")
-        self.config = transformers.AutoConfig.from_pretrained(base)
-        self.cls = getattr(transformers, self.config.architectures[0])
+        self.config = json.loads((base / "config.json").read_text(encoding="utf-8"))
 
     def read_reference(self):
-        reference = load_file(self.base / "reference.safetensors")
+        reference = load_arrays(self.base / "reference.safetensors")
         count = sum(key.startswith("adapter_logits_") for key in reference)
         self.sequences = [reference[f"input_ids_{i}"].tolist() for i in range(count)]
-        self.want = [reference[f"adapter_logits_{i}"].double().numpy() for i in range(count)]
-        self.want_base = [reference[f"logits_{i}"].double().numpy() for i in range(len(self.sequences))
+        self.want = [reference[f"adapter_logits_{i}"].astype(np.float64) for i in range(count)]
+        self.want_base = [reference[f"logits_{i}"].astype(np.float64) for i in range(len(self.sequences))
                           if f"logits_{i}" in reference]
         return self
 
@@ -102,12 +107,13 @@ class Case:
         return out
 
     def load(self, folder):
-        model, info = self.cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
+        cls = getattr(transformers, self.config["architectures"][0])
+        model, info = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
                                                output_loading_info=True)
         missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
         missing.discard("lm_head.weight" if model.config.get_text_config().tie_word_embeddings else "")
         check(not missing and not unexpected and not info["mismatched_keys"],
-              f"{self.name} {Path(folder).name}: {self.cls.__name__} misses {len(missing)} tensors, does not know "
+              f"{self.name} {Path(folder).name}: {cls.__name__} misses {len(missing)} tensors, does not know "
               f"{len(unexpected)}")
         return model.eval()
 
@@ -187,10 +193,10 @@ def check_gguf(case):
     wanted = [q for q in tolerances if q != "q4_k" or case.name == "wide"]
     for quantization in wanted:
         folder = case.export("gguf", "--quantization", quantization)
-        if has("gguf"):
+        if torch and has("gguf"):
             check_gguf_reader(case, folder / "model.gguf", quantization)
         else:
-            not_run("gguf", "the package gguf is not installed")
+            not_run("gguf", "the packages gguf and torch are not both installed")
         if library() is None:
             not_run("llama.cpp", "neither xllamacpp nor llama-cpp-python is installed")
             continue
@@ -219,6 +225,11 @@ def check_gguf_reader(case, path, quantization):
     expected = {name.replace("language_model.", ""): t.float().numpy() for name, t in expected.items()}
     names = {"token_embd.weight": "model.embed_tokens.weight", "blk.0.ffn_down.weight": "model.layers.0.mlp.down_proj.weight",
              "blk.1.attn_v.weight": "model.layers.1.self_attn.v_proj.weight"}
+    if "num_experts" in case.config:
+        del names["blk.0.ffn_down.weight"]
+        names["blk.0.ffn_down_exps.weight"] = "experts"
+        experts = [expected[f"model.layers.0.mlp.experts.{e}.down_proj.weight"] for e in range(case.config["num_experts"])]
+        expected["experts"] = np.stack(experts)
     # Relative root mean square; torch's sums are rounded to the base's dtype, the file's are not.
     allowed = {"f32": 1e-6, "f16": 1e-3, "bf16": 3e-3, "q8_0": 0.02, "q4_k": 0.1}
     rounded = {torch.float32: 0, torch.float16: 1e-3, torch.bfloat16: 3e-3}[load_dtype(case)]
@@ -324,6 +335,8 @@ def plain_scale_case(family, work, binary):
 
 def check_tokenizers(work, binary):
     """Token ids of llama.cpp's tokenizer against those of transformers, on models with real chat templates."""
+    if torch is None:
+        return not_run("tokenizers", "the package torch is not installed")
     if library() is None:
         return not_run("llama.cpp", "neither xllamacpp nor llama-cpp-python is installed")
     families = {"gemma": "gemma", "llama2": "llama", "llama3": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -386,18 +399,21 @@ def main():
     parser.add_argument("--family", action="append", help="only this one (several times: these)")
     parser.add_argument("--work", type=Path, help="an empty folder to keep what is made")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    stages, made = [check_gguf, check_mlx], []
+    if torch is None:
+        not_run("PEFT, transformers", "the packages of scripts/requirements.txt are not installed")
+    else:
+        torch.set_num_threads(1)
+        stages = [check_peft, check_merged, *stages]
+        made = [wide_case, *(partial(plain_scale_case, family) for family in ("gemma2", "gemma3_text", "gemma3"))]
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         binary = args.binary.resolve()
         cases = [Case(f, REFERENCE / f, REFERENCE / f / "adapter", work, binary).read_reference() for f in FAMILIES
                  if not args.family or f in args.family]
-        if not args.family or "wide" in args.family:
-            cases.append(wide_case(work, binary))
-        cases += [plain_scale_case(f, work, binary) for f in ("gemma2", "gemma3_text", "gemma3")
-                  if not args.family or f"{f}-plain" in args.family]
+        cases += [make(work, binary) for make in made if not args.family]
         for case in cases:
-            for stage in (check_peft, check_merged, check_gguf, check_mlx):
+            for stage in stages:
                 try:
                     stage(case)
                 except Exception as error:                # the other stages still run
@@ -408,7 +424,8 @@ def main():
 
 
 if __name__ == "__main__":
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    if torch:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
     main()
     sys.exit(1 if FAILED else 0)
