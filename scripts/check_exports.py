@@ -399,19 +399,23 @@ def main():
     parser.add_argument("--family", action="append", help="only this one (several times: these)")
     parser.add_argument("--work", type=Path, help="an empty folder to keep what is made")
     args = parser.parse_args()
-    stages, made = [check_gguf, check_mlx], []
+    stages, made = [check_gguf, check_mlx], {}
     if torch is None:
         not_run("PEFT, transformers", "the packages of scripts/requirements.txt are not installed")
     else:
         torch.set_num_threads(1)
         stages = [check_peft, check_merged, *stages]
-        made = [wide_case, *(partial(plain_scale_case, family) for family in ("gemma2", "gemma3_text", "gemma3"))]
+        made = {"wide": wide_case}
+        made |= {f"{family}-plain": partial(plain_scale_case, family) for family in ("gemma2", "gemma3_text", "gemma3")}
+    unknown = set(args.family or []) - {*FAMILIES, *made}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join([*FAMILIES, *made])}")
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         binary = args.binary.resolve()
         cases = [Case(f, REFERENCE / f, REFERENCE / f / "adapter", work, binary).read_reference() for f in FAMILIES
                  if not args.family or f in args.family]
-        cases += [make(work, binary) for make in made if not args.family]
+        cases += [make(work, binary) for name, make in made.items() if not args.family or name in args.family]
         for case in cases:
             for stage in stages:
                 try:

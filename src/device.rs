@@ -124,7 +124,10 @@ pub fn available_memory(device: &Device) -> Option<u64> {
             Some(kilobytes * 1024)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
+        Device::Cuda(cuda) => {
+            let (free, _) = cuda.cuda_stream().context().mem_get_info().ok()?;
+            Some(free as u64 + pool::kept(cuda).ok()?)
+        }
         _ => None,
     }
 }

@@ -58,7 +58,7 @@ fn weights_for_which_there_is_no_room() {
         place.fails(
             command,
             1,
-            &["cannot load bad", "GB in f32", "are free on cpu", "memory already", "smaller"],
+            &["cannot load bad", "GB, and", "are free on cpu", "memory already", "smaller"],
         );
     }
 }

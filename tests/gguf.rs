@@ -153,6 +153,29 @@ fn rotary_settings_of_llama_3_are_found_again() {
     }
 }
 
+/// What the metadata of a mixture say is compared with the tensors before anything is made for each expert of each block.
+#[test]
+fn hostile_numbers_of_experts_and_blocks_are_refused() {
+    let place = Place::new();
+    with_tokenizer(&place, "qwen3", "qwen3_moe", "f32");
+    place.write("ids.jsonl", "{\"input_ids\": [1, 3]}\n");
+    let good = std::fs::read(place.path("gguf/model.gguf")).unwrap();
+    for (key, number, part) in [
+        ("qwen3moe.expert_count", 65_536u32, "expert_count is 65536"),
+        ("qwen3moe.expert_count", 0, "expert_count is 0"),
+        ("qwen3moe.block_count", 10_000, "block_count is 10000"),
+        ("qwen3moe.expert_used_count", 0, "expert_used_count is 0"),
+        ("qwen3moe.expert_used_count", 7, "num_experts_per_tok = 7 of num_experts = 6"),
+        ("qwen3moe.expert_feed_forward_length", 1 << 31, "the metadata imply"),
+    ] {
+        let at = good.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + 4;
+        let mut bad = good.clone();
+        bad[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        place.write("bad.gguf", bad);
+        place.fails("logits --model bad.gguf --input ids.jsonl --out l.safetensors", 1, &["bad.gguf", part]);
+    }
+}
+
 /// 256 columns, which the blocks of q4_k want.
 fn wide(dir: &Path, architecture: &str, model_type: &str) {
     std::fs::create_dir_all(dir).unwrap();
@@ -328,6 +351,10 @@ fn every_command_takes_a_file() {
         other[last] ^= 1;
         place.write("gguf/model.gguf", &other);
         place.fails("train g.toml --resume --set train.max_steps=5", 2, &["model", "fingerprint"]);
+        for format in ["merged", "gguf"] {
+            let export = format!("export runs/g --format {format} --out other");
+            place.fails(&export, 2, &["not the model that this adapter was trained on"]);
+        }
     }
 }
 

@@ -1367,7 +1367,14 @@ fn bad_configs_are_refused() {
             .contains("equal length")
     );
     assert!(message("world = \"coins\"\nkind = \"wrong-prior\"").contains("teacher.coins.source"));
-    assert!(message("world = \"hmm\"\nkind = \"tempered\"\n[tempered]\npower = 0.0").contains("above 0"));
+    for power in ["0.0", "1001.0", "nan"] {
+        let hmm = format!("world = \"hmm\"\nkind = \"tempered\"\n[tempered]\npower = {power}");
+        assert!(message(&hmm).contains("above 0 and at most 1000"));
+    }
+    assert!(message("world = \"hmm\"\nkind = \"wrong-prior\"").contains("use another kind"));
+    let slow = "world = \"regression\"\nkind = \"forgetful\"\nrounds = 201\n[regression.function.gaussian-process]\n\
+                features = 1\nlengthscale = 0.1\noutput_sd = 0.3";
+    assert!(message(slow).contains("200 at most"));
     assert!(
         message("world = \"coins\"\nkind = \"forgetful\"\n[coins]\nprior = { fixed = [0.2, 0.8] }")
             .contains("nothing to learn")

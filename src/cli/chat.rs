@@ -125,11 +125,15 @@ fn trained_options(adapter: &Path) -> Result<Vec<String>> {
     };
     let Ok(file) = File::open(train) else { return Ok(Vec::new()) };
     let mut line = String::new();
-    std::io::BufReader::new(file).read_line(&mut line).context("cannot read the run's episodes")?;
-    let Ok(episode) = serde_json::from_str::<Episode>(&line) else { return Ok(Vec::new()) };
+    // For convenience only: whatever is wrong with the file, one can chat.
+    let is_read = std::io::BufReader::new(file).read_line(&mut line).is_ok();
+    let Some(episode) = serde_json::from_str::<Episode>(&line).ok().filter(|_| is_read) else {
+        return Ok(Vec::new());
+    };
     let mut answers = episode.answers().map(|(answer, _)| answer).filter(|answer| answer.belief.is_none());
     let Some(first) = answers.next() else { return Ok(Vec::new()) };
-    Ok(if answers.all(|answer| answer.options == first.options) { first.options.clone() } else { Vec::new() })
+    let labels = first.options.iter().map(|label| label.trim().to_string());
+    Ok(if answers.all(|answer| answer.options == first.options) { labels.collect() } else { Vec::new() })
 }
 
 /// The tokens that end a reply: those of `generation_config.json`, else of `config.json`, and the tokenizer's own.

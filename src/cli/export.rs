@@ -16,7 +16,7 @@ use crate::error::usage;
 use crate::export::{Adapted, Exported, Subject, gguf, merged, mlx};
 use crate::files;
 use crate::hub::Files;
-use crate::model::gguf::is_gguf;
+use crate::model::gguf::{GgufFile, is_gguf};
 use crate::model::peft::{self, PeftConfig};
 use crate::ops::weight::Storage;
 use crate::tokens::TokensConfig;
@@ -234,9 +234,14 @@ fn export_adapter(args: &ExportArgs, context: &Context) -> Result<Exported> {
     )?;
     if let (Some(file), true) = (base.gguf(), args.needs_weights()) {
         note(&format!(
-            "note: the base {} is a GGUF file: the adapter is added to what its weights stand for. --model names the model that \
+            "note: the base {} is a GGUF file: the adapter is added to what its weights stand for{}. --model names the model that \
              it was made of, if that is at hand",
-            file.display()
+            file.display(),
+            match args.format {
+                Format::Merged =>
+                    ", in f16 where those are blocks (--format gguf --quantization f32 rounds nothing)",
+                _ => "",
+            }
         ));
     }
     let (mut config, adapter) = peft::read(&folder, &base.config).with_context(|| {
@@ -343,6 +348,11 @@ fn write(
 /// Refuses before long work what the disk has no room for.
 fn check_space(args: &ExportArgs, base: &Source) -> Result<()> {
     let weights = match (args.format, args.quantization.unwrap_or(Quantization::Q8_0)) {
+        (Format::Merged, _) if base.gguf().is_some() => {
+            let file = base.gguf().map(GgufFile::open).transpose()?;
+            let bits = file.map_or(32, |file| file.float_dtype().bitsize());
+            (base.config.parameter_count() * bits / 8) as u64
+        }
         (Format::Merged, _) => {
             let sizes =
                 base.weight_files()?.into_iter().map(|file| std::fs::metadata(&file).map_or(0, |m| m.len()));

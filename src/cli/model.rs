@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Context;
 use crate::config::{CONFIG_FILE, RunConfig};
-use crate::device::{self, available_memory, dtype_name};
+use crate::device::{self, available_memory};
 use crate::error::usage;
 use crate::files::TemporaryFolder;
 use crate::hub::{self, Files, Snapshot};
@@ -198,8 +198,11 @@ impl Source {
     /// Refuses weights for which there is no room, before the system swaps or ends the program.
     fn ensure_room(&self, dtype: DType, storage: Storage, device: &Device) -> Result<()> {
         let Some(free) = available_memory(device) else { return Ok(()) };
-        let bytes = |storage| memory::weights(&self.config, dtype, self.storage(storage)) as u64;
-        let needed = bytes(storage);
+        let bytes = |storage| memory::weights(&self.config, dtype, storage) as u64;
+        let needed = match (&self.gguf, storage) {
+            (Some(gguf), Storage::Dense) => GgufFile::open(&gguf.file)?.memory(dtype) as u64,
+            _ => bytes(storage),
+        };
         let lengths = self.weight_files()?.into_iter().map(|file| Ok(file.metadata()?.len()));
         let on_disk = lengths.sum::<Result<u64>>()?;
         // Weights that cannot be in the files are another mistake, which is told when they are read.
@@ -221,10 +224,9 @@ impl Source {
             }
         };
         bail!(
-            "its weights take {} in {}, and {} are free on {}. Is it in memory already, for another command (a run, a view, a \
+            "its weights take {}, and {} are free on {}. Is it in memory already, for another command (a run, a view, a \
              chat)? Its copy goes when that one ends. Otherwise {way_out}",
             gigabytes(needed),
-            dtype_name(dtype),
             gigabytes(free),
             device::name(device)
         )

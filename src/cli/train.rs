@@ -656,8 +656,8 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Refuses a base that is not the one that the run in which `adapter` lies was trained on. Into a GGUF file nothing is
-/// merged: for it stands the model that it was made of, of which only the shape can be compared.
+/// Refuses a base that is not the one that the run in which `adapter` lies was trained on. For a GGUF file, the model that
+/// it was made of may stand, of which only the shape can be compared.
 pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source, context: &Context) -> Result<()> {
     if run.model()?.init == Init::Random {
         return Err(usage(
@@ -666,7 +666,7 @@ pub(super) fn check_base(adapter: &Path, run: &RunConfig, base: &Source, context
         ));
     }
     let Some(then) = RunFile::of(adapter)? else { return Ok(()) };
-    if then.is_gguf() {
+    if then.is_gguf() && base.gguf().is_none() {
         return check_original(&then.model, base, context);
     }
     let (now, then) = (fingerprint_of_model(base, run)?, then.fingerprints.model);

@@ -37,6 +37,12 @@ pub(super) fn in_use(device: &CudaDevice) -> Result<u64> {
     pool_attribute(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)
 }
 
+/// Bytes that were freed and are kept for the tensors to come.
+pub(super) fn kept(device: &CudaDevice) -> Result<u64> {
+    let reserved = pool_attribute(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    Ok(reserved.saturating_sub(in_use(device)?))
+}
+
 /// The most that [`in_use`] has been.
 pub(super) fn peak(device: &CudaDevice) -> Result<u64> {
     pool_attribute(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)

@@ -21,6 +21,7 @@ use crate::world::hotels::HotelsConfig;
 use crate::world::markov::MarkovConfig;
 use crate::world::personality::PersonalityConfig;
 use crate::world::process::Process;
+use crate::world::regression::FunctionPrior;
 use crate::world::regression::RegressionConfig;
 use crate::world::shop::ShopConfig;
 use crate::world::trait_flights::TraitFlightsConfig;
@@ -306,10 +307,15 @@ impl TeacherConfig {
         let name = world.name();
         rival::check_settings(self)?;
         if self.kind == Kind::WrongPrior {
+            let instead = match world {
+                Process::Coins(_) | Process::Markov(_) => format!(
+                    "what it believes is teacher.{name}.prior, and what users are can be another: teacher.{name}.source"
+                ),
+                Process::Hmm(_) | Process::Regression(_) => "use another kind".to_string(),
+            };
             return Err(usage(format!(
-                "teacher.kind is \"wrong-prior\", but the {name} world has no attributes to believe something wrong about: what \
-                 the teacher believes is its prior, and what users are can be another (teacher.coins.source, \
-                 teacher.markov.source)"
+                "teacher.kind is \"wrong-prior\", but in the {name} world a teacher has no attributes to believe something wrong \
+                 about: {instead}"
             )));
         }
         let knows_all = Belief::prior(world).hypotheses().is_some_and(|probs| probs.len() == 1);
@@ -347,6 +353,15 @@ impl TeacherConfig {
             )));
         }
         let rounds = self.process_rounds(world);
+        // Who forgets solves for all earlier values again at each.
+        const MOST_FORGOTTEN: usize = 200;
+        let is_gaussian_process = matches!(world, Process::Regression(world)
+            if matches!(world.config().function, FunctionPrior::GaussianProcess { .. }));
+        if self.kind == Kind::Forgetful && is_gaussian_process && rounds > MOST_FORGOTTEN {
+            return Err(usage(format!(
+                "teacher.rounds is {rounds}, but a forgetful teacher of a Gaussian process takes {MOST_FORGOTTEN} at most"
+            )));
+        }
         if !(1..=world.max_rounds()).contains(&rounds) {
             return Err(usage(format!(
                 "teacher.rounds is {rounds}, but an episode of the {name} world has 1 to {}",

@@ -243,8 +243,9 @@ pub(super) fn check_settings(config: &TeacherConfig) -> Result<()> {
         return refuse(format!("teacher.noisy-oracle.error_rate is {error_rate}, it must be in [0, 1]"));
     }
     let power = config.tempered.power;
-    if !(power.is_finite() && power > 0.0) {
-        return refuse(format!("teacher.tempered.power is {power}, it must be above 0"));
+    // Beyond this nothing is left to be uncertain about, but for rounding.
+    if !(power > 0.0 && power <= 1000.0) {
+        return refuse(format!("teacher.tempered.power is {power}, it must be above 0 and at most 1000"));
     }
     let discount = config.forgetful.discount;
     if !(discount > 0.0 && discount <= 1.0) {

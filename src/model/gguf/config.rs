@@ -66,6 +66,16 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
     );
     let embedding = file.shape("token_embd.weight").context("there is no tensor token_embd.weight")?;
     let &[vocabulary, hidden] = embedding else { bail!("token_embd.weight has shape {embedding:?}") };
+    // Before anything is made for each of them.
+    if known.is_mixture {
+        let router = file
+            .shape("blk.0.ffn_gate_inp.weight")
+            .context("there is no tensor blk.0.ffn_gate_inp.weight")?;
+        ensure!(
+            router == [experts as usize, hidden],
+            "blk.0.ffn_gate_inp.weight has shape {router:?}, where {name}.expert_count is {experts}"
+        );
+    }
     let heads = keys.needed("attention.head_count")?;
     ensure!(heads > 0, "{name}.attention.head_count is 0");
     let head_dim = keys.size("attention.key_length")?.unwrap_or(hidden as u64 / heads);
@@ -76,6 +86,8 @@ pub(super) fn config_json(file: &GgufFile) -> Result<Json> {
          that"
     );
     let layers = keys.needed("block_count")?;
+    let tensors = file.content.tensor_infos.len();
+    ensure!(layers <= tensors as u64, "{name}.block_count is {layers}, and there are {tensors} tensors");
     let has = |tensor: &str| file.shape(&format!("blk.0.{tensor}")).is_some();
     let mut json = json!({
         "architectures": [class(family, known.is_mixture)],

@@ -278,7 +278,8 @@ pub(crate) fn check(model: &ModelConfig) -> Result<()> {
     let name = architecture(model);
     ensure!(
         model.routing.is_none_or(|routing| routing.normalise),
-        "llama.cpp's {name} makes the weights of a token's experts sum to 1, but this model does not (norm_topk_prob)"
+        "llama.cpp's {name} makes the weights of a token's experts sum to 1, but this model does not (norm_topk_prob): \
+         only peft, merged and mlx have a place for it"
     );
     let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
     ensure!(

@@ -13,7 +13,7 @@ use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -133,21 +133,34 @@ impl GgufFile {
         }
     }
 
-    /// The dtype in which a snapshot of this model is stored: that of most weights of linears, and bf16 where they are
-    /// quantised, as the models are that files are made of.
+    /// Bytes of the weights where linears stay in their blocks and the computation is in `dtype`.
+    pub fn memory(&self, dtype: DType) -> usize {
+        let bytes = |(name, info): (&String, &TensorInfo)| {
+            let elements = info.shape.elem_count();
+            let block = info.ggml_dtype.block_size();
+            match block > 1 && name.starts_with("blk.") {
+                true => elements / block * info.ggml_dtype.type_size(),
+                false => elements * dtype.size_in_bytes(),
+            }
+        };
+        self.content.tensor_infos.iter().map(bytes).sum()
+    }
+
+    /// The dtype in which a snapshot of this model is stored: that of most weights of linears, and f16 where they are
+    /// quantised. Scales of blocks are in f16; bf16 has too few digits for what they stand for.
     pub(crate) fn float_dtype(&self) -> safetensors::Dtype {
         let mut count: BTreeMap<safetensors::Dtype, usize> = BTreeMap::new();
         for (name, info) in &self.content.tensor_infos {
             if name.starts_with("blk.") && info.shape.rank() >= 2 {
                 let dtype = match info.ggml_dtype {
                     GgmlDType::F32 => safetensors::Dtype::F32,
-                    GgmlDType::F16 => safetensors::Dtype::F16,
-                    _ => safetensors::Dtype::BF16,
+                    GgmlDType::BF16 => safetensors::Dtype::BF16,
+                    _ => safetensors::Dtype::F16,
                 };
                 *count.entry(dtype).or_default() += info.shape.elem_count();
             }
         }
-        count.into_iter().max_by_key(|(_, n)| *n).map_or(safetensors::Dtype::BF16, |(dtype, _)| dtype)
+        count.into_iter().max_by_key(|(_, n)| *n).map_or(safetensors::Dtype::F16, |(dtype, _)| dtype)
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
