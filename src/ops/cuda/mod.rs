@@ -10,7 +10,7 @@ mod launch;
 pub(super) use attention::{backward as attention_backward, forward as attention_forward, has_head};
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::adamw::{Moments, Step};
 use super::glu::Activation;
