@@ -80,7 +80,12 @@ fn accelerators() -> Vec<Finding> {
         }
         findings.push(match device::open(name) {
             Ok(_) => good(what, format!("built in; {name} answers")),
-            Err(e) => missing(what, format!("built in, but {name} does not answer"), format!("{e:#}")),
+            // Without the backtrace that may follow.
+            Err(e) => missing(
+                what,
+                format!("built in, but {name} does not answer"),
+                format!("{e:#}").lines().next().unwrap_or_default().to_string(),
+            ),
         });
     }
     findings
