@@ -42,12 +42,11 @@ WRAPPER
 fi
 
 export CUDA_COMPUTE_CAP=${1:-80}
-cargo build --release --features cuda --target-dir target/cuda-build
+# In one go, which compiles everything once: a test is built with the program.
+built=$(cargo test --release --features cuda --target-dir target/cuda-build --test cuda --no-run --message-format=json)
+executable() { sed -n "s/.*\"executable\":\"\([^\"]*\/$1\)\".*/\1/p" <<<"$built" | tail -1; }
 mkdir -p target/cuda
-cp target/cuda-build/release/bayesteach target/cuda/bayesteach
-strip target/cuda/bayesteach
-check=$(cargo test --release --features cuda --target-dir target/cuda-build --test cuda --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\/cuda-[^"]*\)".*/\1/p' | tail -1)
-cp "$check" target/cuda/check
-strip target/cuda/check
+cp "$(executable bayesteach)" target/cuda/bayesteach
+cp "$(executable 'cuda-[^"\/]*')" target/cuda/check
+strip target/cuda/bayesteach target/cuda/check
 echo "target/cuda/bayesteach: $(du -h target/cuda/bayesteach | cut -f1), for compute capability $CUDA_COMPUTE_CAP and newer"
