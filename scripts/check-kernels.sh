@@ -19,16 +19,23 @@ else
 fi
 
 if root=$(scripts/cuda-toolkit.sh 2>"$out/log"); then
-    for capability in 80 90 120; do
-        for source in src/ops/cuda/*.cu; do
-            "$root/bin/nvcc" -ptx -std=c++17 -O3 -arch=compute_$capability -o "$out/kernel.ptx" "$source"
-        done
-        echo "kernels compile for compute capability $capability"
-    done
-    # What ptxas makes of them for a device: registers, and whether any spill.
-    for source in src/ops/cuda/*.cu; do
-        "$root/bin/nvcc" -cubin -std=c++17 -O3 -arch=sm_90 -Xptxas -v -o "$out/kernel.cubin" "$source" 2>>"$out/ptxas"
-    done
+    # For 9.0 down to a device's own code, so that ptxas tells of registers, and whether any spill.
+    compile() { # capability, source
+        local name=$out/$(basename "$2" .cu)-$1 kind=(-ptx -arch=compute_"$1")
+        [ "$1" = 90 ] && kind=(-cubin -arch=sm_90 -Xptxas -v)
+        "$root/bin/nvcc" "${kind[@]}" -std=c++17 -O3 -o "$name" "$2" 2>"$name.log" || {
+            cat "$name.log"
+            echo "$2 does not compile for compute capability $1"
+            return 1
+        }
+    }
+    export -f compile
+    export root out
+    # The longest first.
+    ls -S src/ops/cuda/*.cu | while read -r source; do printf "%s $source\n" 80 90 120; done |
+        xargs -P "$(nproc)" -L 1 bash -c 'compile "$0" "$1"'
+    echo "kernels compile for compute capabilities 80, 90 and 120"
+    cat "$out"/*-90.log >"$out/ptxas"
     spilling=$(grep -B1 -E '[1-9][0-9]* bytes spill stores' "$out/ptxas" | grep -oE "'[a-z_0-9]+'|for '[^']*'" | tr '\n' ' ' || true)
     echo "kernels that spill registers on compute capability 90: ${spilling:-none}"
 else
