@@ -5,8 +5,8 @@
 #     scripts/build-cuda.sh [COMPUTE_CAPABILITY]   # 80 if not given: A100 and everything newer
 #     scripts/build-cuda.sh --check                # only checks that everything compiles, in much less time
 #
-# Kernels are compiled for that compute capability and run on it and on newer ones; 90 is an H100 or H200, 89 an RTX 40,
-# 86 an RTX 30. On a machine that has CUDA, `cargo build --release --features cuda` is all that is needed.
+# Kernels for 80, 86 (RTX 30) and 89 (RTX 40) run on that compute capability and on newer ones; candle's for 90 (H100, H200) and
+# above on that one alone. On a machine that has CUDA, `cargo build --release --features cuda` is all that is needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! [[ "${1:-80}" =~ ^(--check|[0-9]{2,3})$ ]]; then
@@ -22,21 +22,23 @@ export CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 export LIBRARY_PATH=$root/lib:$root/lib/stubs${LIBRARY_PATH:+:$LIBRARY_PATH}
 
 if [ "${1:-}" = "--check" ]; then
-    # Candle's matrix products on GGUF blocks, which this program never calls, take nine tenths of nvcc's time. Nothing
-    # is linked here, so that empty objects do.
-    wrapper=$PWD/target/cuda-check/nvcc
+    # Only Rust is checked here, and nothing is linked, so that empty files do for kernels (scripts/check-kernels.sh compiles
+    # this program's; candle's take most of an hour).
+    wrapper=$PWD/target/checks/nvcc
     mkdir -p "$(dirname "$wrapper")"
     cat >"$wrapper" <<WRAPPER
 #!/usr/bin/env bash
-if [[ "\$*" =~ (mmq_gguf/|moe/|mmvq_gguf) && "\$*" =~ (^|[[:space:]])-o[[:space:]]+([^[:space:]]+\.o) ]]; then
+if [[ "\$*" =~ (^|[[:space:]])-o[[:space:]]+([^[:space:]]+\.o) ]]; then
     echo | gcc -x c -c -o "\${BASH_REMATCH[2]}" -
+elif [[ "\$*" =~ (^|[[:space:]])-o[[:space:]]+([^[:space:]]+\.ptx) ]]; then
+    : >"\${BASH_REMATCH[2]}"
 else
     exec "$root/bin/nvcc" "\$@"
 fi
 WRAPPER
     chmod +x "$wrapper"
     export NVCC=$wrapper CUDA_COMPUTE_CAP=80
-    cargo clippy --release --features cuda --all-targets --quiet --target-dir target/cuda-check -- -D warnings
+    cargo clippy --release --features cuda --all-targets --quiet --target-dir target/checks -- -D warnings
     echo "the program and its tests compile with --features cuda"
     exit
 fi
@@ -49,4 +51,4 @@ mkdir -p target/cuda
 cp "$(executable bayesteach)" target/cuda/bayesteach
 cp "$(executable 'cuda-[^"\/]*')" target/cuda/check
 strip target/cuda/bayesteach target/cuda/check
-echo "target/cuda/bayesteach: $(du -h target/cuda/bayesteach | cut -f1), for compute capability $CUDA_COMPUTE_CAP and newer"
+echo "target/cuda/bayesteach: $(du -h target/cuda/bayesteach | cut -f1), for compute capability $CUDA_COMPUTE_CAP$([ "$CUDA_COMPUTE_CAP" -ge 90 ] || echo " and newer")"
