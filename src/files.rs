@@ -22,8 +22,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         return std::fs::write(path, bytes).with_context(at);
     }
     let dir = folder(path);
-    let mut file = temporary_file(dir).with_context(at)?;
-    let _unfinished = Unfinished::new(file.path());
+    let (mut file, _unfinished) = Unfinished::made(|| temporary_file(dir)).with_context(at)?;
     file.write_all(bytes).with_context(at)?;
     file.as_file().sync_all().with_context(at)?;
     file.persist(path).with_context(at)?;
@@ -152,7 +151,7 @@ pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     make_readable(new.path()).with_context(at)?;
     let TemporaryFolder { dir: new, unfinished } = new;
     // Who ends the process waits until the new folder stands.
-    let swap = all_unfinished();
+    let mut swap = all_unfinished();
     // A folder cannot be renamed over one with files in it; the old one steps aside until the new one stands.
     let old = if path.exists() {
         let aside = tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent).with_context(at)?;
@@ -168,9 +167,9 @@ pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
         return Err(error).with_context(at);
     }
     let _ = new.keep();
+    let _unfinished = old.as_ref().map(|aside| Unfinished::among(&mut swap, aside.path()));
     drop(swap);
     drop(unfinished);
-    let _unfinished = old.as_ref().map(|aside| Unfinished::new(aside.path()));
     sync_folder(parent);
     drop(old);
     Ok(())
@@ -187,8 +186,16 @@ fn all_unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 struct Unfinished(PathBuf);
 
 impl Unfinished {
-    fn new(path: &Path) -> Self {
-        all_unfinished().insert(path.to_path_buf());
+    /// A new file or folder, which is never there without being known of.
+    fn made<T: AsRef<Path>>(make: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<(T, Self)> {
+        let mut all = all_unfinished();
+        let made = make()?;
+        let unfinished = Self::among(&mut all, made.as_ref());
+        Ok((made, unfinished))
+    }
+
+    fn among(all: &mut BTreeSet<PathBuf>, path: &Path) -> Self {
+        all.insert(path.to_path_buf());
         Self(path.to_path_buf())
     }
 }
@@ -229,17 +236,15 @@ impl TemporaryFolder {
     /// # Errors
     /// If the system cannot make one.
     pub fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("bayesteach-").tempdir();
-        Ok(Self::of(dir.context("cannot make a temporary folder")?))
+        let made = Unfinished::made(|| tempfile::Builder::new().prefix("bayesteach-").tempdir());
+        let (dir, unfinished) = made.context("cannot make a temporary folder")?;
+        Ok(Self { dir, unfinished })
     }
 
     fn within(parent: &Path) -> std::io::Result<Self> {
-        Ok(Self::of(tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent)?))
-    }
-
-    fn of(dir: TempDir) -> Self {
-        let unfinished = Unfinished::new(dir.path());
-        Self { dir, unfinished }
+        let (dir, unfinished) =
+            Unfinished::made(|| tempfile::Builder::new().prefix(".tmp-").tempdir_in(parent))?;
+        Ok(Self { dir, unfinished })
     }
 
     /// Where it is.
