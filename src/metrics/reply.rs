@@ -106,10 +106,15 @@ impl Reading {
     }
 }
 
-/// The label that a text begins with as a word of its own: the longest, where one begins another.
+/// The label that a text begins with as a word of its own, in any case where no two labels differ in that alone: the
+/// longest, where one begins another.
 fn label_at(text: &str, labels: &[String]) -> Option<usize> {
+    let alone = |label: &str| labels.iter().filter(|other| other.eq_ignore_ascii_case(label)).count() == 1;
     let is_word = |label: &str| {
-        let rest = text.strip_prefix(label)?;
+        let begin = text.get(..label.len())?;
+        // A word may begin a sentence (Yes for yes); one letter could be another word (A for a).
+        let same = begin == label || (label.len() > 1 && begin.eq_ignore_ascii_case(label) && alone(label));
+        let rest = same.then(|| &text[label.len()..])?;
         let mut after = rest.chars();
         let first = after.next();
         // Not the beginning of a longer word, nor of 2.5 or 1:30.
@@ -204,6 +209,13 @@ mod tests {
         assert_eq!(Reading::of("T", "", &letters), AsAsked(1));
         assert_eq!(Reading::of("It is T", "", &letters), Otherwise(1));
         assert_eq!(Reading::of("The", "", &letters), Unclear);
+        let words: Vec<String> = ["no", "yes", "a", "US", "us"].map(String::from).into();
+        let read = |reply: &str| Reading::of(reply, "", &words);
+        assert_eq!(read("Yes."), AsAsked(1));
+        assert_eq!(read("I would say: NO"), Otherwise(0));
+        // The article is not the option, and two labels differ in case alone.
+        assert_eq!(read("A difficult question"), Unclear);
+        assert_eq!([read("US"), read("us"), read("Us")], [AsAsked(3), AsAsked(4), Unclear]);
     }
 
     /// Two replies to each of two users: right, unclear; wrong, wrong but as scored.
