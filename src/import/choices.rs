@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{Answered, Imported, check_choice, follow_all, stem};
+use super::{Imported, Person, check_choice, follow_all, stem};
 use crate::episode::{parse_json, scan};
 use crate::teacher::{Follower, TeacherConfig, WorldName};
 use crate::world::{Question, World};
@@ -108,18 +108,18 @@ pub(super) fn user_name(idx: Option<&serde_json::Value>, line: usize) -> String 
 /// If the file cannot be read, has nothing in it, or the config makes no sense.
 pub fn interactions(path: &Path, config: &TeacherConfig, seed: u64) -> Result<Imported> {
     let mut worlds = Worlds::new(config);
-    let mut people: Vec<(String, Answered)> = Vec::new();
+    let mut people: Vec<(String, Person<Vec<Round>>)> = Vec::new();
     let stem = stem(path);
     let mut fatal = None;
     let problems = scan(path, |number, text| {
         let line: Interaction = parse_json(text)?;
-        let mut read = || -> Result<(String, Answered)> {
+        let mut read = || -> Result<(String, Person<Vec<Round>>)> {
             ensure!(!line.rounds.is_empty(), "there are no rounds");
             let Some(first) = line.rounds[0].options.first() else { bail!("round 0 has no options") };
             let (key, place) = worlds.of(first, line.features.as_deref())?;
-            let answers = place.questions(&line.rounds)?;
+            place.questions(&line.rounds)?;
             let user = user_name(line.idx.as_ref(), number);
-            Ok((key, Answered { id: format!("{stem}-{number:06}"), user, answers }))
+            Ok((key, Person { id: format!("{stem}-{number:06}"), user, said: line.rounds.clone() }))
         };
         match read() {
             Ok(person) => people.push(person),
@@ -144,9 +144,13 @@ pub fn interactions(path: &Path, config: &TeacherConfig, seed: u64) -> Result<Im
     for key in keys {
         let (these, others): (Vec<_>, Vec<_>) = people.into_iter().partition(|(of, _)| *of == key);
         people = others;
-        let these: Vec<Answered> = these.into_iter().map(|(_, answered)| answered).collect();
+        let these: Vec<Person<_>> = these.into_iter().map(|(_, person)| person).collect();
         let place = worlds.get(&key).context("a world that was built")?;
-        follow_all(&Follower::new(&place.config, &place.world, seed)?, &these, &mut imported);
+        let teacher = Follower::new(&place.config, &place.world, seed)?;
+        let failed = follow_all(&teacher, &these, |rounds| place.questions(rounds), &mut imported);
+        if let Some((_, error)) = failed.into_iter().next() {
+            return Err(error);
+        }
         if !place.world.has_exact_teacher() {
             imported.notes.push(format!(
                 "no exact teacher exists for the {} world: every option gets the same probability, so accuracy can be \

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::choices::{Interaction, Round, Worlds};
-use super::{Answered, Imported, follow_all, stem};
+use super::{Imported, Person, follow_all, stem};
 use crate::episode::{Problem, parse_json, refuse, scan};
 use crate::teacher::{Follower, TeacherConfig};
 
@@ -81,27 +81,27 @@ pub fn held_out(path: &Path, options: HeldOutOptions, config: &TeacherConfig, se
     let mut worlds = Worlds::new(config);
     let (_, place) = worlds.of(first, features.as_deref())?;
     let stem = stem(path);
+    // As (index of the user, index of the set).
     let mut asked = Vec::new();
-    for user in &users {
-        let before = &user.rounds[..after.min(user.rounds.len())];
-        for (i, set) in user.sets.iter().take(options.sets.unwrap_or(usize::MAX)).enumerate() {
-            let mut rounds = before.to_vec();
-            rounds.push(set.clone());
-            match place.questions(&rounds) {
-                Ok(answers) => asked.push(Answered {
-                    id: format!("{stem}-{}-{i:03}", user.name),
-                    user: user.name.clone(),
-                    answers,
-                }),
-                Err(error) => {
-                    let message = format!("user {}, set {i}: {error:#}", user.name);
-                    problems.push(Problem { line: user.line, message });
-                }
-            }
+    for (u, user) in users.iter().enumerate() {
+        for i in 0..user.sets.len().min(options.sets.unwrap_or(usize::MAX)) {
+            let id = format!("{stem}-{}-{i:03}", user.name);
+            asked.push(Person { id, user: user.name.clone(), said: (u, i) });
         }
     }
+    let answers = |&(u, i): &(usize, usize)| {
+        let user = &users[u];
+        let mut rounds = user.rounds[..after.min(user.rounds.len())].to_vec();
+        rounds.push(user.sets[i].clone());
+        place.questions(&rounds)
+    };
     let mut imported = Imported { problems, ..Imported::default() };
-    follow_all(&Follower::new(&place.config, &place.world, seed)?, &asked, &mut imported);
+    let teacher = Follower::new(&place.config, &place.world, seed)?;
+    for (person, error) in follow_all(&teacher, &asked, answers, &mut imported) {
+        let (u, i) = asked[person].said;
+        let message = format!("user {}, set {i}: {error:#}", users[u].name);
+        imported.problems.push(Problem { line: users[u].line, message });
+    }
     for episode in &mut imported.episodes {
         let mut answers = episode.messages.iter_mut().rev().filter_map(|m| m.answer.as_mut());
         answers.next();

@@ -87,21 +87,37 @@ impl Format {
     }
 }
 
-/// A person's answers, ready for the teacher.
-struct Answered {
+/// A person, and what of their answers is kept until the teacher comes to them.
+struct Person<T> {
     id: String,
     user: String,
-    answers: Vec<(Question, usize)>,
+    said: T,
 }
 
-/// Lets the teacher go through everybody's answers, in parallel; the order is theirs.
-fn follow_all(teacher: &Follower, people: &[Answered], imported: &mut Imported) {
-    let follow = |(i, one): (usize, &Answered)| teacher.follow(i as u64, &one.id, &one.user, &one.answers);
-    let followed: Vec<_> = people.par_iter().enumerate().map(follow).collect();
-    for simulation in followed {
-        imported.ignored += simulation.ignored;
-        imported.episodes.push(simulation.episode);
+/// Lets the teacher go through everybody's answers, in parallel; the order is theirs. A person's questions exist only
+/// meanwhile: under a likelihood that is not certain, one has a number for every user that there could be. What fails is
+/// given back with the person's index.
+fn follow_all<T: Sync>(
+    teacher: &Follower,
+    people: &[Person<T>],
+    answers: impl Fn(&T) -> Result<Vec<(Question, usize)>> + Sync,
+    imported: &mut Imported,
+) -> Vec<(usize, anyhow::Error)> {
+    let follow = |(i, one): (usize, &Person<T>)| {
+        Ok(teacher.follow(i as u64, &one.id, &one.user, &answers(&one.said)?))
+    };
+    let followed: Vec<Result<_>> = people.par_iter().enumerate().map(follow).collect();
+    let mut failed = Vec::new();
+    for (i, simulation) in followed.into_iter().enumerate() {
+        match simulation {
+            Ok(simulation) => {
+                imported.ignored += simulation.ignored;
+                imported.episodes.push(simulation.episode);
+            }
+            Err(error) => failed.push((i, error)),
+        }
     }
+    failed
 }
 
 /// A file's name without its ending, for ids.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Answered, Imported, follow_all, stem};
+use super::{Imported, Person, follow_all, stem};
 use crate::episode::Problem;
 use crate::error::usage;
 use crate::rng;
@@ -66,7 +66,7 @@ pub fn questionnaire(path: &Path, config: &TeacherConfig, seed: u64) -> Result<I
                 let named = columns.iter().position(|c| *c == Column::User).and_then(|c| record.get(c));
                 let user = named.map(str::trim).filter(|name| !name.is_empty());
                 let user = user.map_or_else(|| format!("row {}", row + 1), str::to_owned);
-                people.push(Answered { id: format!("{stem}-{:06}", row + 1), user, answers });
+                people.push(Person { id: format!("{stem}-{:06}", row + 1), user, said: answers });
             }
             Err(found) => {
                 imported.problems.extend(found.into_iter().map(|message| Problem { line, message }));
@@ -78,7 +78,8 @@ pub fn questionnaire(path: &Path, config: &TeacherConfig, seed: u64) -> Result<I
         "{}: there is nobody in the table",
         path.display()
     );
-    follow_all(&Follower::new(&config, &world, seed)?, &people, &mut imported);
+    let teacher = Follower::new(&config, &world, seed)?;
+    follow_all(&teacher, &people, |answers| Ok(answers.clone()), &mut imported);
     Ok(imported)
 }
 
