@@ -1,5 +1,6 @@
 //! `bayesteach compare`: runs side by side.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -13,6 +14,15 @@ use crate::report::{Compared, Comparison, Estimate};
 /// The measures told by number of observations.
 const BY_OBSERVATIONS: [Measure; 3] = [Measure::Accuracy, Measure::Kl, Measure::Entropy];
 
+type Aside = fn(&Compared) -> Option<&Compared>;
+
+/// What was measured besides the dialogues' answers.
+const ASIDES: [(&str, Aside); 3] = [
+    ("option sets asked after each round without feedback", |c| c.held_out.as_deref()),
+    ("with its own recommendations in the dialogue", |c| c.interactive.as_deref()),
+    ("beliefs stated on copies of the dialogue", |c| c.stated.as_deref()),
+];
+
 pub(super) fn command(runs: &[PathBuf], pool: bool, json: bool) -> Result<Done> {
     let comparison = if pool { Comparison::pooled(runs)? } else { Comparison::read(runs)? };
     if json {
@@ -24,9 +34,22 @@ pub(super) fn command(runs: &[PathBuf], pool: bool, json: bool) -> Result<Done> 
     print(&format!(
         "{answers} answers in {episodes} episodes of {users} users{pooled}, with 95 % intervals over users\n"
     ));
-    print(&overall(&comparison));
+    print(&overall(&comparison.columns()));
     print("\nby the number of earlier answers that bear on the answer\n");
-    print(&by_observations(&comparison));
+    let columns = comparison.columns();
+    print(&by_observations(&columns));
+    for (title, of) in ASIDES {
+        let aside: Vec<&Compared> = columns.iter().filter_map(|column| of(column)).collect();
+        if !aside.is_empty() {
+            print(&format!("\n{title}\n"));
+            print(&overall(&aside));
+            print(&by_observations(&aside));
+        }
+    }
+    if columns.iter().any(|column| !column.findings.is_empty()) {
+        print("\nfound out about the model\n");
+        print(&findings(&columns));
+    }
     if comparison.runs.iter().any(|run| !run.differences.is_empty()) {
         print(&format!("\nless {}, on the same answers\n", comparison.runs[0].name));
         print(&differences(&comparison));
@@ -60,8 +83,24 @@ fn differences(comparison: &Comparison) -> String {
     table.to_string()
 }
 
-fn overall(comparison: &Comparison) -> String {
-    let columns = comparison.columns();
+/// A row a finding.
+fn findings(columns: &[&Compared]) -> String {
+    let mut titles: Vec<&str> = columns.iter().flat_map(|c| &c.findings).map(|f| f.title).collect();
+    let mut seen = BTreeSet::new();
+    titles.retain(|title| seen.insert(*title));
+    let told: Vec<&&Compared> = columns.iter().filter(|c| !c.findings.is_empty()).collect();
+    let mut table = new_table(std::iter::once("").chain(told.iter().map(|c| c.name.as_str())));
+    for title in titles {
+        let of = |column: &&&Compared| {
+            let finding = column.findings.iter().find(|f| f.title == title);
+            right(finding.map_or("-".into(), |f| number_with_interval(f.value, f.interval)))
+        };
+        table.add_row(std::iter::once(Cell::new(title)).chain(told.iter().map(of)));
+    }
+    table.to_string()
+}
+
+fn overall(columns: &[&Compared]) -> String {
     let mut table = new_table(std::iter::once("").chain(columns.iter().map(|c| c.name.as_str())));
     for measure in Measure::ALL {
         if columns.iter().any(|c| c.get(measure).is_some()) {
@@ -74,12 +113,13 @@ fn overall(comparison: &Comparison) -> String {
     table.to_string()
 }
 
-fn by_observations(comparison: &Comparison) -> String {
-    let numbers: Vec<usize> = comparison.teacher.by_observations.iter().map(|at| at.observations).collect();
+fn by_observations(columns: &[&Compared]) -> String {
+    let Some(last) = columns.last() else { return String::new() };
+    let numbers: Vec<usize> = last.by_observations.iter().map(|at| at.observations).collect();
     let titles = numbers.iter().map(ToString::to_string);
     let mut table = new_table(["earlier answers".to_string(), String::new()].into_iter().chain(titles));
     for measure in BY_OBSERVATIONS {
-        let told = comparison.columns().into_iter().filter(|c| c.get(measure).is_some());
+        let told = columns.iter().filter(|c| c.get(measure).is_some());
         for (i, column) in told.enumerate() {
             let at = |n: &usize| column.by_observations.iter().find(|at| at.observations == *n)?.get(measure);
             let cells = numbers.iter().map(|n| right(at(n).map_or("-".into(), |e| format_number(e.mean))));
@@ -91,9 +131,13 @@ fn by_observations(comparison: &Comparison) -> String {
 }
 
 fn with_interval(estimate: Estimate) -> String {
-    let mean = format_number(estimate.mean);
-    estimate.interval.map_or(mean.clone(), |[low, high]| {
-        format!("{mean} [{}, {}]", format_number(low), format_number(high))
+    number_with_interval(estimate.mean, estimate.interval)
+}
+
+fn number_with_interval(value: f64, interval: Option<[f64; 2]>) -> String {
+    let value = format_number(value);
+    interval.map_or(value.clone(), |[low, high]| {
+        format!("{value} [{}, {}]", format_number(low), format_number(high))
     })
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chart::HALF_WIDTH;
 use crate::error::usage;
-use crate::metrics::{ClusteredMean, EvalFile, Measure, Measures, MeasuresAt, PAIRED};
+use crate::metrics::{self, ClusteredMean, EvalFile, Measure, Measures, MeasuresAt, PAIRED};
 
 /// Runs that were measured on the same episodes; or such runs of several seeds, pooled.
 #[derive(Clone, Debug, Serialize)]
@@ -48,6 +48,30 @@ pub struct Compared {
     /// How much this run differs from the first one on the same answers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
+    /// On option sets asked after each round without feedback, where all seeds were measured on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<Box<Compared>>,
+    /// With the model's own recommendations in the dialogue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interactive: Option<Box<Compared>>,
+    /// Of the beliefs that the model states on copies of the dialogue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stated: Option<Box<Compared>>,
+    /// What else was found out about the model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+}
+
+/// A number that belongs to a model as a whole; the mean over seeds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub title: &'static str,
+    /// The number.
+    pub value: f64,
+    /// Its 95 % interval, of one seed and where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
 }
 
 /// A run's measure less the first run's, of the same answers of the same users, so that what is hard for both counts for
@@ -226,13 +250,27 @@ impl Compared {
         });
         let eces: Option<Vec<f64>> = seeds.iter().map(|m| m.ece).collect();
         Self {
-            name,
             path: None,
             measures: Measure::ALL.into_iter().filter_map(of).collect(),
             ece: eces.map(|eces| eces.iter().sum::<f64>() / eces.len() as f64),
             by_observations: at.collect(),
             differences: Vec::new(),
+            held_out: Self::aside(&name, seeds, |m| m.held_out.as_deref()),
+            interactive: Self::aside(&name, seeds, |m| m.interactive.as_ref().map(|found| &*found.own)),
+            stated: Self::aside(&name, seeds, |m| m.probe.as_ref().map(|found| &*found.reports)),
+            findings: findings(seeds),
+            name,
         }
+    }
+
+    /// Measures of something besides the dialogues' answers, where every seed has them.
+    fn aside(
+        name: &str,
+        seeds: &[&Measures],
+        of: impl Fn(&Measures) -> Option<&Measures>,
+    ) -> Option<Box<Compared>> {
+        let found: Option<Vec<&Measures>> = seeds.iter().map(|m| of(m)).collect();
+        Some(Box::new(Self::new(name.to_owned(), &found?)))
     }
 
     /// One measure over all answers.
@@ -257,6 +295,56 @@ impl Estimate {
         let error = errors.map(|errors| errors.iter().map(|e| e * e).sum::<f64>().sqrt() / n);
         Some(Self::new(first.measure, seeds.iter().map(|e| e.mean).sum::<f64>() / n, error))
     }
+}
+
+/// What was found out about all seeds alike.
+fn findings(seeds: &[&Measures]) -> Vec<Finding> {
+    let each: Vec<Vec<Finding>> = seeds.iter().map(|m| findings_of(m)).collect();
+    let [first, others @ ..] = &each[..] else { return Vec::new() };
+    let pooled = |finding: &Finding| {
+        let same = |of: &Vec<Finding>| of.iter().find(|f| f.title == finding.title).map(|f| f.value);
+        let values: Vec<f64> = others.iter().map(same).collect::<Option<_>>()?;
+        let value = (finding.value + values.iter().sum::<f64>()) / each.len() as f64;
+        Some(Finding { value, interval: finding.interval.filter(|_| others.is_empty()), ..*finding })
+    };
+    first.iter().filter_map(pooled).collect()
+}
+
+fn findings_of(measures: &Measures) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut estimate = |title, estimate: Option<metrics::Estimate>| {
+        if let Some(metrics::Estimate { value, standard_error }) = estimate {
+            let interval = standard_error.map(|e| [value - HALF_WIDTH * e, value + HALF_WIDTH * e]);
+            found.push(Finding { title, value, interval });
+        }
+    };
+    if let Some(probe) = &measures.probe {
+        estimate("stated levels' correlation with the teacher's", probe.all.with_teacher);
+        estimate("stated levels' correlation with the user's", probe.all.with_truth);
+    }
+    if let Some(interactive) = &measures.interactive {
+        estimate("accuracy gained by its own recommendations", interactive.accuracy_gap);
+        estimate("KL added by its own recommendations", interactive.kl_gap);
+    }
+    if let Some(last) = measures.sensitivity.as_ref().and_then(|found| found.by_rounds.last()) {
+        estimate("slope of what is learnt on what a set tells", last.slope);
+        estimate("the teacher's slope", last.teacher_slope);
+    }
+    if let Some(reasoner) = &measures.reasoner {
+        let mut fitted = |title, fitted: &metrics::Fitted| {
+            let interval = fitted.low.zip(fitted.high).map(|(low, high)| [low, high]);
+            found.push(Finding { title, value: fitted.value, interval });
+        };
+        fitted("discount of past answers", &reasoner.discount);
+        if let Some(weight) = &reasoner.evidence_weight {
+            fitted("weight of an answer", weight);
+        }
+        if let Some(lapse) = &reasoner.lapse {
+            fitted("how often users are taken to answer at random", lapse);
+        }
+        fitted("temperature", &reasoner.temperature);
+    }
+    found
 }
 
 /// How much runs differ from the first ones, seed by seed on the same answers; nothing where a result is of a version that
