@@ -447,7 +447,10 @@ fn mistakes_in_a_declared_world_are_placed() {
         }
     }
     let without = |text: &str, part: &str| text.replacen(part, "", 1);
-    assert!(message(&without(&triage, "population = 2000")).contains("population = 1000"));
+    let everybody = without(&triage, "population = 2000");
+    let text = message(&everybody);
+    let place = format!("wrong.toml:{}:", line_of(&everybody, "prior = "));
+    assert!(text.contains(&place) && text.contains("population = 1000"), "{text}");
     assert!(
         message("format_version = 1\n[text]\nopening = \"\"\nfeedback = \"\"").contains("needs [choice]")
     );

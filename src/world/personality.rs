@@ -334,9 +334,17 @@ pub(super) fn world(config: &PersonalityConfig) -> Result<ItemWorld> {
 /// The world in which a questionnaire is asked.
 ///
 /// # Errors
-/// None, as long as the texts are right.
+/// If there are too many users to be numbered.
 pub(super) fn world_of(questionnaire: Questionnaire, order: Order) -> Result<ItemWorld> {
     let Questionnaire { joint, items, attributes } = questionnaire;
+    let users = joint.factors.iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul);
+    if u32::try_from(users).is_err() {
+        return Err(usage(format!(
+            "the levels of {} traits make {users} users, at most {} can be told apart: give fewer levels",
+            attributes.len(),
+            u32::MAX
+        )));
+    }
     ItemWorld::new(ItemWorldParts {
         name: "personality".into(),
         rounds: None,
@@ -373,6 +381,12 @@ mod tests {
         assert!(message("thresholds = [-1.0, 0.0, 0.0, 1.0]").contains("thresholds"));
         assert!(message("levels = [1.0]").contains("levels"));
         assert!(message("levels = [1.0, 0.0]").contains("ascending"));
+        // 100⁵ users; 84⁵ are the last to have a number.
+        let many =
+            |levels: usize| format!("levels = {:?}", (0..levels).map(|i| i as f64).collect::<Vec<_>>());
+        assert!(message(&many(100)).contains("10000000000 users"));
+        assert!(message(&many(85)).contains("fewer levels"));
+        assert!(world(&toml::from_str(&many(84)).unwrap()).is_ok());
         assert!(message("slope_sd = -0.1").contains("slope_sd is -0.1"));
         assert!(message("shift_sd = inf").contains("shift_sd is inf"));
         assert!(message("lapse = 1.1").contains("lapse is 1.1"));

@@ -13,6 +13,7 @@ mod file;
 mod mistake;
 mod questionnaire;
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
@@ -75,7 +76,7 @@ fn parse(text: &str, stem: &str) -> Result<World, Mistake> {
     }
     match (&file.choice, file.questions.is_empty()) {
         (None, true) => Err(Mistake {
-            span: None,
+            span: Some(file.format_version.span()),
             message: "a world needs [choice] with [[features]], or [[factors]] with [[questions]]".into(),
         }),
         (Some(choice), false) => mistake(choice, "a world has [choice] or [[questions]], not both"),
@@ -116,8 +117,11 @@ fn check_users(file: &WorldFile, factors: &[Factor]) -> Result<(), Mistake> {
     }
     let uniform = |factor: &Factor| factor.prior.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-9);
     if let Some(factor) = factors.iter().find(|factor| !uniform(factor)) {
+        let given = file.factors.iter().filter_map(|table| table.get_ref().prior.as_ref());
+        let not_uniform =
+            |prior: &&Spanned<Vec<f64>>| prior.get_ref().windows(2).any(|pair| pair[0] != pair[1]);
         return Err(Mistake {
-            span: None,
+            span: given.filter(not_uniform).map(Spanned::span).next().or_else(|| last_table(file)),
             message: format!(
                 "the prior of {} is not uniform, so users must be drawn from it: say how many, such as \
                  `population = 1000`, before the first table",
@@ -128,7 +132,7 @@ fn check_users(file: &WorldFile, factors: &[Factor]) -> Result<(), Mistake> {
     let users = factors.iter().map(|f| f.prior.len()).fold(1, usize::saturating_mul);
     if users > MOST_USERS {
         return Err(Mistake {
-            span: None,
+            span: last_table(file),
             message: format!(
                 "there are more than {MOST_USERS} combinations of values: draw users with `population = 1000`, say, \
                  before the first table"
@@ -136,6 +140,13 @@ fn check_users(file: &WorldFile, factors: &[Factor]) -> Result<(), Mistake> {
         });
     }
     Ok(())
+}
+
+/// The last of the tables that say who the users are.
+fn last_table(file: &WorldFile) -> Option<Range<usize>> {
+    let factor = file.factors.last().map(Spanned::span);
+    let hypothesis = || file.hypotheses.last().map(Spanned::span);
+    factor.or_else(hypothesis).or_else(|| file.features.last().map(Spanned::span))
 }
 
 /// Labels can be told apart.

@@ -6,7 +6,7 @@ use toml::{Spanned, Value};
 
 use super::file::{GradedTable, QuestionTable, QuestionnaireTable, Rows, WorldFile};
 use super::mistake::{Mistake, mistake};
-use super::{check_options, check_users, distribution, place_text_mistake, prior, templates};
+use super::{check_options, check_users, distribution, last_table, place_text_mistake, prior, templates};
 use crate::world::attribute::MOST_LEVELS;
 use crate::world::graded::{GradedItem, graded_response};
 use crate::world::items::{ItemParts, ItemWorld, ItemWorldParts, Order};
@@ -38,7 +38,7 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
 
     let bears_on = file.questions.iter().map(|q| bears_on(q, &respects)).collect::<Result<Vec<_>, _>>()?;
     let joint = Joint::new(&factors, bears_on.iter().map(Vec::as_slice))
-        .map_err(|message| Mistake { span: None, message })?;
+        .map_err(|message| Mistake { span: last_table(file), message })?;
     check_users(file, &joint.factors)?;
 
     let mut label_lists: Vec<Arc<[String]>> = Vec::new();
