@@ -65,6 +65,7 @@ def main():
     parser.add_argument("--dtype", default="f32", choices=["f32", "bf16"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--checkpointing", default="none", choices=["none", "block"])
+    parser.add_argument("--adapter-in-dtype", action="store_true", help="the adapter in --dtype, which PEFT keeps in f32 otherwise")
     parser.add_argument("--plain", action="store_true", help="logits at every token")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -80,7 +81,7 @@ def main():
     torch.set_default_dtype(torch.float32)
     base.config.use_cache = False
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora)
+    model = get_peft_model(base, lora, autocast_adapter_dtype=not args.adapter_in_dtype)
     model.train()
     if args.checkpointing == "block":
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -131,6 +132,7 @@ def main():
     report = {
         "shape": args.shape,
         "program": f"transformers {transformers.__version__} + PEFT, torch {torch.__version__}"
+        + (", adapter in --dtype" if args.adapter_in_dtype else "")
         + (", logits at every token" if args.plain else ""),
         "device": args.device,
         "dtype": args.dtype,

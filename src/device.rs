@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 mod pool;
+#[cfg(feature = "cuda")]
+mod workspace;
 
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device};
@@ -66,6 +68,7 @@ fn open_cuda(index: usize) -> Result<Device> {
             cuda.disable_event_tracking();
         }
         pool::keep_freed(cuda)?;
+        workspace::fix(cuda)?;
     }
     Ok(device)
 }

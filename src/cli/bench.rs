@@ -20,8 +20,8 @@ use crate::model::loading::Weights;
 use crate::model::lora::{self, Lora, LoraConfig};
 use crate::model::memory::{self, Work};
 use crate::model::shapes;
-use crate::ops::linear;
-use crate::rng;
+use crate::ops::{attention, linear};
+use crate::rng::{self, Stream};
 use crate::tokens::{Sequence, SoftTarget};
 use crate::train::config::{LossConfig, OptimizerConfig};
 use crate::train::loss::{LossSettings, step_sums};
@@ -162,6 +162,8 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
         adapter: Some(lora.parameter_count(config)),
         tokens: args.seq * args.batch,
         answers: args.answers * args.batch,
+        longest: args.seq,
+        whole_scores: attention::is_composed(config.head_dim, dtype, device),
         keep: settings.keep,
     });
     Ok(Report {
@@ -232,8 +234,14 @@ fn flops(args: &BenchArgs, config: &ModelConfig) -> f64 {
 /// FLOP per second of (tokens, hidden) times (hidden, intermediate), the best of some.
 fn matmul_rate(tokens: usize, config: &ModelConfig, dtype: DType, device: &Device) -> Result<f64> {
     let (d, f) = (config.hidden_size, config.intermediate_size);
-    let x = Tensor::ones((tokens, d), dtype, device)?;
-    let w = Tensor::ones((f, d), dtype, device)?;
+    // Random, as a GPU that multiplies ones draws less power and runs faster.
+    let random = |shape, stream: &mut Stream| -> Result<Tensor> {
+        let (rows, columns): (usize, usize) = shape;
+        let values: Vec<f32> = (0..rows * columns).map(|_| stream.normal() as f32).collect();
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+    };
+    let mut draws = rng::stream(0, "bench.product", 0);
+    let (x, w) = (random((tokens, d), &mut draws)?, random((f, d), &mut draws)?);
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         device.synchronize()?;

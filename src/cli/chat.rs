@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_folder, tokens_of};
-use super::teach::FOLDER as EPISODES;
+use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, tokens_of};
+use super::train::train_file_of;
 use super::{Context, Done, note, print};
-use crate::config::{RunConfig, storage};
+use crate::config::storage;
 use crate::episode::{Episode, Role};
 use crate::error::usage;
 use crate::eval::Tails;
@@ -63,7 +63,7 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
     let ends = end_tokens(source.dir(), &pipeline)?;
     let mut options: Vec<String> = args.options.iter().map(|option| option.trim().to_string()).collect();
     if let (Some(dir), true) = (&args.adapter, options.is_empty()) {
-        options = trained_options(&adapter_folder(dir))?;
+        options = trained_options(&adapter_folder(dir)).unwrap_or_default();
         if !options.is_empty() {
             let labels = options.join(",");
             note(&format!(
@@ -117,23 +117,16 @@ pub(super) fn command(args: &ChatArgs, context: &Context) -> Result<Done> {
 }
 
 /// The labels that an adapter was trained on, where its run is there and its first dialogue has the same at every answer.
-fn trained_options(adapter: &Path) -> Result<Vec<String>> {
-    let Some(run) = run_folder(adapter)? else { return Ok(Vec::new()) };
-    let train = match RunConfig::stored(&run)?.data {
-        Some(data) => data.train,
-        None => run.join(EPISODES).join("train.jsonl"),
-    };
-    let Ok(file) = File::open(train) else { return Ok(Vec::new()) };
+/// For convenience only: whatever is wrong with them, one can chat.
+fn trained_options(adapter: &Path) -> Option<Vec<String>> {
+    let file = File::open(train_file_of(adapter).ok()??).ok()?;
     let mut line = String::new();
-    // For convenience only: whatever is wrong with the file, one can chat.
-    let is_read = std::io::BufReader::new(file).read_line(&mut line).is_ok();
-    let Some(episode) = serde_json::from_str::<Episode>(&line).ok().filter(|_| is_read) else {
-        return Ok(Vec::new());
-    };
+    std::io::BufReader::new(file).read_line(&mut line).ok()?;
+    let episode: Episode = serde_json::from_str(&line).ok()?;
     let mut answers = episode.answers().map(|(answer, _)| answer).filter(|answer| answer.belief.is_none());
-    let Some(first) = answers.next() else { return Ok(Vec::new()) };
+    let first = answers.next()?;
     let labels = first.options.iter().map(|label| label.trim().to_string());
-    Ok(if answers.all(|answer| answer.options == first.options) { labels.collect() } else { Vec::new() })
+    answers.all(|answer| answer.options == first.options).then(|| labels.collect())
 }
 
 /// The tokens that end a reply: those of `generation_config.json`, else of `config.json`, and the tokenizer's own.

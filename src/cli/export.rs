@@ -348,16 +348,16 @@ fn write(
 /// Refuses before long work what the disk has no room for.
 fn check_space(args: &ExportArgs, base: &Source) -> Result<()> {
     let weights = match (args.format, args.quantization.unwrap_or(Quantization::Q8_0)) {
-        (Format::Merged, _) if base.gguf().is_some() => {
-            let file = base.gguf().map(GgufFile::open).transpose()?;
-            let bits = file.map_or(32, |file| file.float_dtype().bitsize());
-            (base.config.parameter_count() * bits / 8) as u64
-        }
-        (Format::Merged, _) => {
-            let sizes =
-                base.weight_files()?.into_iter().map(|file| std::fs::metadata(&file).map_or(0, |m| m.len()));
-            sizes.sum::<u64>()
-        }
+        (Format::Merged, _) => match base.gguf() {
+            Some(file) => {
+                let bits = GgufFile::open(file)?.float_dtype().bitsize();
+                (base.config.parameter_count() * bits / 8) as u64
+            }
+            None => {
+                let files = base.weight_files()?;
+                files.iter().map(|file| std::fs::metadata(file).map_or(0, |m| m.len())).sum::<u64>()
+            }
+        },
         (Format::Gguf, quantization) => {
             let bytes = match quantization {
                 Quantization::F32 => 4.0,

@@ -182,27 +182,25 @@ impl Source {
     }
 
     pub(super) fn load(&self, dtype: DType, storage: Storage, device: &Device) -> Result<Decoder> {
-        let weights = match &self.gguf {
-            Some(gguf) => GgufFile::open(&gguf.file)
-                .and_then(|file| Weights::of_gguf(file, &self.config, dtype, device)),
-            None => Weights::open(self.dir(), &self.config, dtype, device),
+        let load = || -> Result<Decoder> {
+            let (weights, in_blocks) = match &self.gguf {
+                Some(gguf) => {
+                    let file = GgufFile::open(&gguf.file)?;
+                    let in_blocks = (storage == Storage::Dense).then(|| file.memory(dtype));
+                    (Weights::of_gguf(file, &self.config, dtype, device)?, in_blocks)
+                }
+                None => (Weights::open(self.dir(), &self.config, dtype, device)?, None),
+            };
+            let needed = in_blocks.unwrap_or_else(|| memory::weights(&self.config, dtype, storage));
+            self.ensure_room(needed as u64, dtype, device)?;
+            Decoder::new(&weights.stored_as(storage), &self.config)
         };
-        weights
-            .and_then(|weights| {
-                self.ensure_room(dtype, storage, device)?;
-                Decoder::new(&weights.stored_as(storage), &self.config)
-            })
-            .with_context(|| format!("cannot load {}", self.snapshot.name))
+        load().with_context(|| format!("cannot load {}", self.snapshot.name))
     }
 
     /// Refuses weights for which there is no room, before the system swaps or ends the program.
-    fn ensure_room(&self, dtype: DType, storage: Storage, device: &Device) -> Result<()> {
+    fn ensure_room(&self, needed: u64, dtype: DType, device: &Device) -> Result<()> {
         let Some(free) = available_memory(device) else { return Ok(()) };
-        let bytes = |storage| memory::weights(&self.config, dtype, storage) as u64;
-        let needed = match (&self.gguf, storage) {
-            (Some(gguf), Storage::Dense) => GgufFile::open(&gguf.file)?.memory(dtype) as u64,
-            _ => bytes(storage),
-        };
         let lengths = self.weight_files()?.into_iter().map(|file| Ok(file.metadata()?.len()));
         let on_disk = lengths.sum::<Result<u64>>()?;
         // Weights that cannot be in the files are another mistake, which is told when they are read.
@@ -213,7 +211,7 @@ impl Source {
         let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         let smaller = Storage::NAMES
             .into_iter()
-            .map(|(name, storage)| (name, bytes(storage)))
+            .map(|(name, storage)| (name, memory::weights(&self.config, dtype, storage) as u64))
             .filter(|(_, bytes)| *bytes < needed && *bytes <= free)
             .map(|(name, bytes)| format!("{name} takes {}", gigabytes(bytes)))
             .reduce(|list, item| format!("{list}, {item}"));

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 use super::model::Source;
 use super::train::{encode, episode_files};
-use super::{Context, Done, print};
+use super::{Context, Done, print, program};
 use crate::config::RunConfig;
 use crate::device;
 use crate::hub::Files;
@@ -15,6 +15,7 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Keep;
 use crate::model::gradients::Trainable;
 use crate::model::memory::{self, Memory, Work};
+use crate::ops::attention;
 use crate::ops::weight::Storage;
 use crate::teacher;
 use crate::tokens::{Sampler, Sequence, micro_batches, read_lines};
@@ -68,6 +69,7 @@ pub(super) struct Setting<'a> {
     pub dtype: DType,
     pub storage: Storage,
     pub keep: Keep,
+    pub device: &'a Device,
 }
 
 impl Setting<'_> {
@@ -80,6 +82,8 @@ impl Setting<'_> {
             adapter: self.config.adapter_parameters(self.model),
             tokens,
             answers,
+            longest: self.config.prefix_len() + self.lengths.tokens.iter().max().copied().unwrap_or(0),
+            whole_scores: attention::is_composed(self.model.head_dim, self.dtype, self.device),
             keep: self.keep,
         })
     }
@@ -112,6 +116,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
         dtype,
         storage: source.storage(table.storage()?),
         keep: config.train.checkpointing.keep(),
+        device: &device,
     };
     let available = device::available_memory(&device);
     let setting = match config.train.checkpointing {
@@ -125,6 +130,22 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
 /// Whether a setting's memory is there, with a tenth to spare. Where nobody knows, it is.
 pub(super) fn fits(setting: &Setting, available: Option<u64>) -> bool {
     available.is_none_or(|available| setting.total() as f64 <= 0.9 * available as f64)
+}
+
+/// What training takes against what is there, and the settings with which it takes less.
+pub(super) fn advice(setting: &Setting, available: Option<u64>) -> String {
+    let there =
+        available.map_or(String::new(), |bytes| format!(", and {} are there", gigabytes(bytes as usize)));
+    let less = alternatives(setting).into_iter().filter(|(_, other)| other.total() < setting.total());
+    let mut ways: Vec<String> =
+        less.map(|(what, other)| format!("{what} takes {}", gigabytes(other.total()))).collect();
+    ways.push(format!("train.micro_batch_tokens below {}", setting.lengths.largest(setting.config).0));
+    format!(
+        "training takes about {}{there}; less with: {}; `{} plan` tells what takes how much",
+        gigabytes(setting.total()),
+        ways.join(", "),
+        program()
+    )
 }
 
 /// A sample of the training episodes as tokens, and how many there are.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Source, adapter_folder, run_folder};
+use super::model::{Source, adapter_folder, run_folder, run_of};
 use super::output::manner;
 use super::plan::{self, Lengths, Setting};
 use super::progress::Progress;
@@ -293,14 +293,28 @@ impl Job {
             Ok(())
         };
         let start = std::mem::replace(&mut self.start, Start::Fresh);
-        let (trained, outcome) = context.interrupt.gracefully(|stop| {
+        let trained = context.interrupt.gracefully(|stop| {
             trainer::train(&mut self.decoder, &self.data, &settings, &run_dir, start, stop, &mut observe)
-        })?;
+        });
+        let (trained, outcome) = trained.map_err(|error| self.with_advice(error))?;
         if let Some(progress) = &progress {
             progress.finish();
         }
         self.write_result(&trained)?;
         Ok(outcome)
+    }
+
+    /// An error for want of memory says what would take less.
+    fn with_advice(&self, error: anyhow::Error) -> anyhow::Error {
+        let said = format!("{error:#}").to_lowercase();
+        if !said.contains("out of memory") && !said.contains("out_of_memory") {
+            return error;
+        }
+        let lengths = Lengths::of(&self.data.train, &self.config.loss);
+        match setting(&self.config, &self.source, &lengths, (self.decoder.device(), self.decoder.dtype())) {
+            Ok(setting) => error.context(plan::advice(&setting, None)),
+            Err(_) => error,
+        }
     }
 
     /// What there is to say to a program.
@@ -404,6 +418,14 @@ pub(super) fn episode_files(config: &RunConfig) -> (PathBuf, Option<PathBuf>, Op
     }
 }
 
+/// The episodes that an adapter's run was trained on, where they still are. A run may have been moved, and its episodes with
+/// it or not.
+pub(super) fn train_file_of(adapter: &Path) -> Result<Option<PathBuf>> {
+    let Some(run) = run_of(adapter)? else { return Ok(None) };
+    let beside = adapter.join("..").join(teach::FOLDER).join("train.jsonl");
+    Ok([episode_files(&run).0, beside].into_iter().find(|file| file.is_file()))
+}
+
 /// Encodes episodes, and says how many were dropped.
 pub(super) fn encode(pipeline: &Pipeline, lines: &[Line], file: &Path) -> Result<Vec<Sequence>> {
     let encoded = pipeline.encode_all(lines).with_context(|| file.display().to_string())?;
@@ -472,12 +494,19 @@ fn settle(
             "model.quantization is for a pretrained base that stays frozen under an adapter: set it to \"none\"",
         ));
     }
-    if config.train.checkpointing == Checkpointing::Auto {
-        config.train.checkpointing = match stored {
-            Some(stored) => stored.train.checkpointing,
-            None => checkpointing(&config, source, data, &device, dtype)?,
-        };
+    let lengths = Lengths::of(&data.train, &config.loss);
+    let setting = setting(&config, source, &lengths, (&device, dtype))?;
+    let available = device::available_memory(&device);
+    let checkpointing = match (config.train.checkpointing, stored) {
+        (Checkpointing::Auto, Some(stored)) => stored.train.checkpointing,
+        (Checkpointing::Auto, None) => checkpointing(&setting, available),
+        (given, _) => given,
+    };
+    let setting = Setting { keep: checkpointing.keep(), ..setting };
+    if !plan::fits(&setting, available) {
+        note(&format!("warning: {}", plan::advice(&setting, available)));
     }
+    config.train.checkpointing = checkpointing;
     let steps_per_epoch = data.train.len().div_ceil(config.train.batch_size);
     let steps = config.train.total_steps(steps_per_epoch);
     if config.schedule.warmup_steps >= steps {
@@ -491,36 +520,28 @@ fn settle(
     Ok((config, device, dtype))
 }
 
-/// Computes blocks again where keeping everything does not fit into the memory that is there.
-fn checkpointing(
-    config: &RunConfig,
-    source: &Source,
-    data: &Data,
-    device: &Device,
-    dtype: DType,
-) -> Result<Checkpointing> {
-    let setting = Setting {
+/// What the config's training takes, as it computes.
+fn setting<'a>(
+    config: &'a RunConfig,
+    source: &'a Source,
+    lengths: &'a Lengths,
+    (device, dtype): (&'a Device, DType),
+) -> Result<Setting<'a>> {
+    Ok(Setting {
         config,
         model: &source.config,
-        lengths: &Lengths::of(&data.train, &config.loss),
+        lengths,
         dtype,
         storage: source.storage(config.model()?.storage()?),
-        keep: Keep::Everything,
-    };
-    let available = device::available_memory(device);
-    if plan::fits(&setting, available) {
-        return Ok(Checkpointing::None);
-    }
-    let again = Setting { keep: Keep::BlockInputs, ..setting };
-    if !plan::fits(&again, available) {
-        note(&format!(
-            "warning: training takes about {:.2} GB, and {:.2} GB are there; `{} plan` tells which setting saves how much",
-            again.total() as f64 / 1e9,
-            available.unwrap_or(0) as f64 / 1e9,
-            program()
-        ));
-    }
-    Ok(Checkpointing::Block)
+        keep: config.train.checkpointing.keep(),
+        device,
+    })
+}
+
+/// Computes blocks again where keeping everything does not fit into the memory that is there.
+fn checkpointing(setting: &Setting, available: Option<u64>) -> Checkpointing {
+    let everything = Setting { keep: Keep::Everything, ..*setting };
+    if plan::fits(&everything, available) { Checkpointing::None } else { Checkpointing::Block }
 }
 
 /// What a resumed run may change, besides the device.

@@ -12,6 +12,7 @@ use super::depth::{self, Depth, Subject};
 use super::eval::TestSet;
 use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_of, tokens_of};
 use super::table::{self, Column};
+use super::train::train_file_of;
 use super::{Context, Done, note, print, warn};
 use crate::config::{RunConfig, storage};
 use crate::error::usage;
@@ -264,13 +265,7 @@ fn name_of(dir: &Path, rows: &[Row]) -> String {
 
 /// The world and user of every episode that an adapter's run was trained on; none where that is not known.
 fn trained_users(adapter: &Path) -> Result<HashSet<(String, String)>> {
-    let Some(run) = run_of(&adapter_folder(adapter))? else { return Ok(HashSet::new()) };
-    let (train, _, _) = super::train::episode_files(&run);
-    // A run may have been moved, and its episodes with it or not.
-    let beside = adapter_folder(adapter).join("../episodes/train.jsonl");
-    let Some(file) = [train, beside].into_iter().find(|file| file.is_file()) else {
-        return Ok(HashSet::new());
-    };
+    let Some(file) = train_file_of(&adapter_folder(adapter))? else { return Ok(HashSet::new()) };
     Ok(read_lines(&file)?.iter().filter_map(user_of).collect())
 }
 

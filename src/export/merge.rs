@@ -6,10 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Tensor};
-use half::{bf16, f16};
 use safetensors::Dtype;
 
-use super::Subject;
+use super::{Subject, float_bytes};
 use crate::model::config::ModelConfig;
 use crate::model::gguf::{GgufFile, GgufWeights};
 use crate::model::loading::WeightFiles;
@@ -17,12 +16,12 @@ use crate::model::lora::{self, LoraModule};
 
 /// A base and what is added to it.
 pub(super) struct Merge<'a> {
-    base: Base,
+    pub(super) base: Base,
     /// By the weight's name on disk.
     adapted: BTreeMap<String, &'a LoraModule>,
 }
 
-enum Base {
+pub(super) enum Base {
     Files(WeightFiles),
     /// A GGUF file, as the snapshot that it was made of: by the hub's names, and dequantised.
     Gguf {
@@ -64,21 +63,6 @@ impl<'a> Merge<'a> {
         &self.adapted
     }
 
-    /// What a tensor below the model's root is called on disk.
-    pub(super) fn on_disk(&self, below: &str) -> String {
-        self.base.on_disk(below)
-    }
-
-    /// All tensors as the merged snapshot has them, by name.
-    pub(super) fn tensors(&self) -> Vec<Stored> {
-        self.base.tensors()
-    }
-
-    /// The base's tensor by its name on disk.
-    pub(super) fn of_base(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.base.get(name, shape)
-    }
-
     /// A tensor by its name on disk, in f32, the adapter's part added in f32.
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let weight = self.base.get(name, shape)?.to_dtype(DType::F32)?;
@@ -106,12 +90,11 @@ impl<'a> Merge<'a> {
 
     /// The output head's name on disk, where it is not the embedding.
     pub(super) fn head_name(&self) -> &'static str {
-        let plain = "lm_head.weight";
         match &self.base {
-            Base::Files(files) if !files.tensors().any(|(name, ..)| name == plain) => {
+            Base::Files(files) if !files.tensors().any(|(name, ..)| name == HEAD) => {
                 "language_model.lm_head.weight"
             }
-            _ => plain,
+            _ => HEAD,
         }
     }
 }
@@ -124,14 +107,16 @@ impl Base {
         Ok(Self::Gguf { weights: GgufWeights::new(file, model)?, dtype })
     }
 
-    fn on_disk(&self, below: &str) -> String {
+    /// What a tensor below the model's root is called on disk.
+    pub(super) fn on_disk(&self, below: &str) -> String {
         match self {
             Self::Files(files) => files.on_disk(below),
             Self::Gguf { .. } => format!("{GGUF_ROOT}{below}"),
         }
     }
 
-    fn tensors(&self) -> Vec<Stored> {
+    /// All tensors as the merged snapshot has them, by name.
+    pub(super) fn tensors(&self) -> Vec<Stored> {
         match self {
             Self::Files(files) => {
                 let stored = |(name, shape, dtype): (&str, &[usize], Dtype)| Stored {
@@ -153,7 +138,8 @@ impl Base {
         }
     }
 
-    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    /// A tensor by its name on disk.
+    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         match self {
             Self::Files(files) => files.get(name, shape),
             Self::Gguf { weights, .. } => weights.get(name.strip_prefix(GGUF_ROOT).unwrap_or(name), shape),
@@ -166,25 +152,14 @@ const GGUF_ROOT: &str = "model.";
 const HEAD: &str = "lm_head.weight";
 
 fn encode(merged: &Tensor, Stored { name, dtype, .. }: &Stored) -> Result<Vec<u8>> {
-    let merged = merged.flatten_all()?;
-    Ok(match dtype {
-        Dtype::F32 => merged.to_vec1::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F64 => {
-            let merged = merged.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        Dtype::BF16 => {
-            let merged = merged.to_dtype(DType::BF16)?.to_vec1::<bf16>()?;
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        Dtype::F16 => {
-            let merged = merged.to_dtype(DType::F16)?.to_vec1::<f16>()?;
-            ensure!(
-                merged.iter().all(|v| v.is_finite()),
-                "{name} is stored as f16, and what the adapter adds takes it out of the range of f16"
-            );
-            merged.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F64 => DType::F64,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F16 => DType::F16,
         other => bail!("{name} is stored as {other:?}, which an adapter cannot be added to"),
+    };
+    float_bytes(merged, dtype)?.with_context(|| {
+        format!("{name} is stored as f16, and what the adapter adds takes it out of the range of f16")
     })
 }

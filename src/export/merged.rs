@@ -61,7 +61,7 @@ pub fn export(
     let mut notes = Vec::new();
     files::write_folder(out, |dir| {
         let mut hashes = BTreeMap::new();
-        let total = merge.tensors().len();
+        let total = shards.iter().map(|shard| shard.tensors.len()).sum();
         for shard in &shards {
             write_shard(&dir.join(&shard.file), &merge, &shard.tensors, &mut |name, bytes| {
                 hashes.insert(name.to_string(), blake3::hash(bytes));
@@ -101,7 +101,7 @@ struct Shard {
 
 fn plan(merge: &Merge, max_shard_size: u64) -> Result<Vec<Shard>> {
     let mut shards: Vec<Shard> = Vec::new();
-    for tensor in merge.tensors() {
+    for tensor in merge.base.tensors() {
         let size = tensor.bytes() as u64;
         match shards.last_mut().filter(|shard| shard.bytes + size <= max_shard_size) {
             Some(shard) => {
@@ -169,7 +169,7 @@ fn check(
     hashes: &BTreeMap<String, blake3::Hash>,
 ) -> Result<Vec<String>> {
     let written = WeightFiles::open(dir, subject.model)?;
-    let tensors = merge.tensors();
+    let tensors = merge.base.tensors();
     ensure!(
         written.tensors().eq(tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice(), t.dtype))),
         "the tensors in {} are not those of the base",
@@ -206,7 +206,7 @@ fn check_products(merge: &Merge, written: &WeightFiles, name: &str) -> Result<f6
     let module = merge.adapted()[name];
     let rows = |t: &Tensor| t.narrow(0, 0, ROWS.min(shape[0]))?.to_dtype(DType::F64);
     let after = rows(&written.get(name, shape)?)?;
-    let before = rows(&merge.of_base(name, shape)?)?;
+    let before = rows(&merge.base.get(name, shape)?)?;
     let (a, b) = (module.a.to_dtype(DType::F64)?, rows(&module.b)?);
     let mut stream = rng::stream(0, "export/check", 0);
     let x: Vec<f64> = (0..shape[1]).map(|_| 2.0 * stream.uniform() - 1.0).collect();

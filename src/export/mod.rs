@@ -14,6 +14,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Tensor};
+use half::{bf16, f16};
 
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
@@ -89,6 +90,21 @@ fn python(text: &str) -> String {
 /// The values of a tensor, in order, in f32.
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// A tensor's numbers in a dtype of floats, as bytes; none where one of them is beyond the range of f16.
+fn float_bytes(tensor: &Tensor, dtype: DType) -> Result<Option<Vec<u8>>> {
+    let numbers = tensor.to_dtype(dtype)?.flatten_all()?;
+    Ok(match dtype {
+        DType::F64 => Some(numbers.to_vec1::<f64>()?.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        DType::BF16 => Some(numbers.to_vec1::<bf16>()?.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        DType::F16 => {
+            let halves = numbers.to_vec1::<f16>()?;
+            let is_within = halves.iter().all(|v| v.is_finite());
+            is_within.then(|| halves.iter().flat_map(|v| v.to_le_bytes()).collect())
+        }
+        _ => Some(values(&numbers)?.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    })
 }
 
 /// Refuses what was not written as it was meant; NaN equals itself here.

@@ -440,22 +440,15 @@ impl Source<'_> {
                 Ok(base.into_iter().map(|f| f / factor).collect())
             }
             "llama3" => {
-                let factor = required("factor")?;
-                let (low, high) = (required("low_freq_factor")?, required("high_freq_factor")?);
-                let original = required("original_max_position_embeddings")?;
-                ensure!(high > low, "rope scaling: high_freq_factor {high} is not above {low}");
-                let scale = |f: f64| {
-                    let wavelength = std::f64::consts::TAU / f;
-                    if wavelength > original / low {
-                        f / factor
-                    } else if wavelength < original / high {
-                        f
-                    } else {
-                        let smooth = (original / wavelength - low) / (high - low);
-                        (1.0 - smooth) * f / factor + smooth * f
-                    }
+                let scaling = Llama3Scaling {
+                    factor: required("factor")?,
+                    low: required("low_freq_factor")?,
+                    high: required("high_freq_factor")?,
+                    original: required("original_max_position_embeddings")?,
                 };
-                Ok(base.into_iter().map(scale).collect())
+                let Llama3Scaling { low, high, .. } = scaling;
+                ensure!(high > low, "rope scaling: high_freq_factor {high} is not above {low}");
+                Ok(base.into_iter().map(|f| scaling.scale(f)).collect())
             }
             // This program's own, for GGUF files, which give a divisor for each frequency.
             "factors" => {
@@ -474,6 +467,33 @@ impl Source<'_> {
                 base.into_iter().zip(factors).map(scale).collect()
             }
             other => bail!("rope scaling {other:?} is not supported (default, linear or llama3)"),
+        }
+    }
+}
+
+/// How Llama 3.1 and later scale rotary frequencies: long waves by a factor, short ones not, those between in between.
+#[derive(Clone, Copy)]
+pub(super) struct Llama3Scaling {
+    pub factor: f64,
+    /// `original / low` is the shortest of the long wavelengths.
+    pub low: f64,
+    /// `original / high` is the longest of the short wavelengths.
+    pub high: f64,
+    /// Positions before scaling.
+    pub original: f64,
+}
+
+impl Llama3Scaling {
+    pub(super) fn scale(self, frequency: f64) -> f64 {
+        let Self { factor, low, high, original } = self;
+        let wavelength = std::f64::consts::TAU / frequency;
+        if wavelength > original / low {
+            frequency / factor
+        } else if wavelength < original / high {
+            frequency
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            (1.0 - smooth) * frequency / factor + smooth * frequency
         }
     }
 }

@@ -240,6 +240,11 @@ impl Decoder {
         &self.device
     }
 
+    /// The dtype of computation.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// How many embeddings of a soft prompt stand before each sequence.
     pub fn prefix_len(&self) -> usize {
         self.prefix.as_ref().map_or(0, |prefix| prefix.dims()[0])

@@ -149,7 +149,7 @@ impl Experts {
     pub(super) fn choose(&self, x: &Tensor, run: &Run, at: At) -> Result<Chosen> {
         let Rule { experts, per_token, normalise } = self.rule;
         let [logits] = forward([&self.router], x, run, at)?; // (M, experts)
-        let logits: Vec<f64> = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+        let logits: Vec<f64> = numbers(&logits.flatten_all()?)?;
         ensure!(logits.iter().all(|l| l.is_finite()), "a router's logits are not finite");
         let mut probs = Vec::with_capacity(logits.len());
         let mut tokens = vec![(Vec::new(), Vec::new()); experts];
@@ -224,8 +224,12 @@ fn column(weights: &[f64], y: &Tensor) -> Result<Tensor> {
 /// The inner product of each row of `a` with that of `b`.
 fn row_products(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     let wide = if a.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let products = (a.to_dtype(wide)? * b.to_dtype(wide)?)?.sum(1)?;
-    Ok(products.to_dtype(DType::F64)?.to_vec1()?)
+    numbers(&(a.to_dtype(wide)? * b.to_dtype(wide)?)?.sum(1)?)
+}
+
+/// The numbers of a vector on the host. Cast there: Metal has no f64.
+fn numbers(x: &Tensor) -> Result<Vec<f64>> {
+    Ok(x.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?)
 }
 
 fn given(gradient: Option<Tensor>) -> Result<Tensor> {

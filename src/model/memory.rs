@@ -25,6 +25,10 @@ pub struct Work<'a> {
     pub tokens: usize,
     /// Answers among them.
     pub answers: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+    /// Whether attention works with all scores of a sequence at once, see [`is_composed`](crate::ops::attention::is_composed).
+    pub whole_scores: bool,
     /// What is kept for the backward.
     pub keep: Keep,
 }
@@ -56,6 +60,9 @@ pub fn weights(model: &ModelConfig, dtype: DType, storage: Storage) -> usize {
     let in_linears = lora::LINEARS.iter().map(of_linear).sum::<usize>() * model.num_layers();
     in_linears + (model.parameter_count() - lora::linear_weights(model)) * dtype.size_in_bytes()
 }
+
+/// What the backward of composed attention holds of every score: the steps of the softmax and their gradients.
+const SCORE_BYTES: usize = 56;
 
 /// The memory that training takes at its peak.
 pub fn plan(work: &Work) -> Memory {
@@ -91,6 +98,10 @@ pub fn plan(work: &Work) -> Memory {
         Some(routing) => tokens * (4 * f + (4 + 2 * routing.per_token) * d) * size,
         None => tokens * (4 * f + 4 * d) * size,
     };
+    let scores = match work.whole_scores {
+        true => work.longest * work.longest * model.num_attention_heads * SCORE_BYTES,
+        false => 0,
+    };
     let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
     let dense = match storage {
         Storage::Dense => 0,
@@ -100,7 +111,7 @@ pub fn plan(work: &Work) -> Memory {
     let rows = answers.min((LOGITS_AT_ONCE / model.vocab_size).max(1));
     let wide = if dtype == DType::F64 { 8 } else { 4 };
     let head = rows * model.vocab_size * (size + 2 * wide);
-    Memory { weights, trained, kept, working: head.max(backward + again + dense) }
+    Memory { weights, trained, kept, working: head.max(backward.max(scores) + again + dense) }
 }
 
 #[cfg(test)]
@@ -123,6 +134,8 @@ mod tests {
                 adapter: Some(lora.parameter_count(&model)),
                 tokens: 2048,
                 answers: 60,
+                longest: 2048,
+                whole_scores: false,
                 keep: Keep::BlockInputs,
             });
             assert!(plan.total() as f64 <= gigabytes * 1e9, "{name}: {plan:?}");
@@ -141,6 +154,8 @@ mod tests {
                 adapter: None,
                 tokens: 1,
                 answers: 1,
+                longest: 1,
+                whole_scores: false,
                 keep: Keep::Nothing,
             })
         };

@@ -4,8 +4,10 @@
 //! computed for a tile of queries at a time, and the backward computes them again from the kept log-sum-exp,
 //! so no score matrix is ever kept.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{self, Mat, Real, Shared, Threads};
@@ -62,7 +64,7 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> R
     dispatch!(
         q,
         forward_cpu(q, k, v, rows, spec),
-        Ok((composed(q, k, v, rows, spec)?, Saved { log_sum_exp: None }))
+        Ok((forward_tensors(q, k, v, rows, spec)?, Saved { log_sum_exp: None }))
     )
 }
 
@@ -92,12 +94,85 @@ pub fn backward(
             on_cuda!(q, cuda::attention_backward((q, k, v), output, lse, dy, rows, spec));
             dispatch!(q, backward_cpu((q, k, v), output, lse, dy, rows, spec), unreachable_form())
         }
-        None => {
-            let grads = vjp(&[q, k, v], dy, |t| composed(&t[0], &t[1], &t[2], rows, spec))?;
-            let [dq, dk, dv]: [Tensor; 3] =
-                grads.try_into().map_err(|_| anyhow::anyhow!("attention has three inputs"))?;
-            Ok((dq, dk, dv))
+        None => backward_tensors((q, k, v), dy, rows, spec),
+    }
+}
+
+/// Whether attention is composed of tensor operations here, which work with all scores of a sequence at once: where there is
+/// neither a form for the CPU nor a kernel.
+pub fn is_composed(head_dim: usize, dtype: DType, device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return !cuda::has_head(head_dim, dtype);
+    }
+    let _ = head_dim;
+    !(device.is_cpu() && matches!(dtype, DType::F32 | DType::F64))
+}
+
+/// The composed form, one sequence after the other, so that scores of one exist at a time.
+fn forward_tensors(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> Result<Tensor> {
+    let mut outputs = Vec::new();
+    for part in Part::all(rows).filter(|part| !part.queries.is_empty()) {
+        let [q, k, v] = part.of(q, k, v)?;
+        outputs.push(composed(&q, &k, &v, part.rows(), spec)?);
+    }
+    if outputs.is_empty() { Ok(q.zeros_like()?) } else { Ok(Tensor::cat(&outputs, 0)?) }
+}
+
+fn backward_tensors(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    dy: &Tensor,
+    rows: Rows,
+    spec: &Spec,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
+    for part in Part::all(rows) {
+        let [q, k, v] = part.of(q, k, v)?;
+        if part.queries.is_empty() {
+            dk.push(k.zeros_like()?);
+            dv.push(v.zeros_like()?);
+            continue;
         }
+        let dy = dy.narrow(0, part.queries.start, part.queries.len())?;
+        let grads = vjp(&[&q, &k, &v], &dy, |t| composed(&t[0], &t[1], &t[2], part.rows(), spec))?;
+        for (all, grad) in [&mut dq, &mut dk, &mut dv].into_iter().zip(grads) {
+            all.push(grad);
+        }
+    }
+    let whole = |parts: &[Tensor], of: &Tensor| match parts {
+        [] => of.zeros_like(),
+        parts => Tensor::cat(parts, 0),
+    };
+    Ok((whole(&dq, q)?, whole(&dk, k)?, whole(&dv, v)?))
+}
+
+/// One sequence by itself.
+struct Part {
+    keys: Range<usize>,
+    queries: Range<usize>,
+    boundaries: [u32; 2],
+    /// The rows that ask, counted from the sequence's first.
+    asking: Option<Vec<u32>>,
+}
+
+impl Part {
+    fn all(rows: Rows) -> impl Iterator<Item = Part> {
+        let part = move |(keys, queries): (Range<usize>, Range<usize>)| {
+            let counted = |row: &u32| row - keys.start as u32;
+            let asking = rows.queries.map(|q| q[queries.clone()].iter().map(counted).collect());
+            Part { boundaries: [0, keys.len() as u32], asking, keys, queries }
+        };
+        sequences(rows).map(part).filter(|part| !part.keys.is_empty())
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows { boundaries: &self.boundaries, queries: self.asking.as_deref() }
+    }
+
+    /// This sequence's rows of q, k and v.
+    fn of(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<[Tensor; 3]> {
+        let rows = |x: &Tensor, range: &Range<usize>| x.narrow(0, range.start, range.len());
+        Ok([rows(q, &self.queries)?, rows(k, &self.keys)?, rows(v, &self.keys)?])
     }
 }
 
@@ -200,29 +275,33 @@ const TILE: usize = 64;
 
 /// One tile of queries and the keys that any of them sees, as rows of q and of k.
 struct Tile {
-    queries: std::ops::Range<usize>,
-    keys: std::ops::Range<usize>,
+    queries: Range<usize>,
+    keys: Range<usize>,
 }
 
 /// One sequence and one key-value head: what a parallel task works on.
 struct Task<'a> {
-    keys: std::ops::Range<usize>,
-    queries: std::ops::Range<usize>,
+    keys: Range<usize>,
+    queries: Range<usize>,
     rows: Rows<'a>,
     kv_head: usize,
 }
 
-fn tasks<'a>(rows: Rows<'a>, kv_heads: usize) -> Vec<Task<'a>> {
-    let first_query = |row: u32| match rows.queries {
+/// Each sequence's rows of k and v, and of q.
+fn sequences(rows: Rows<'_>) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let first_query = move |row: u32| match rows.queries {
         Some(queries) => queries.partition_point(|&q| q < row),
         None => row as usize,
     };
-    let sequence = |b: &[u32]| (b[0] as usize..b[1] as usize, first_query(b[0])..first_query(b[1]));
-    let sequences = rows.boundaries.windows(2).map(sequence);
-    let task = move |(keys, queries): (std::ops::Range<usize>, std::ops::Range<usize>)| {
+    let sequence = move |b: &[u32]| (b[0] as usize..b[1] as usize, first_query(b[0])..first_query(b[1]));
+    rows.boundaries.windows(2).map(sequence)
+}
+
+fn tasks(rows: Rows<'_>, kv_heads: usize) -> Vec<Task<'_>> {
+    let task = move |(keys, queries): (Range<usize>, Range<usize>)| {
         (0..kv_heads).map(move |kv_head| Task { keys: keys.clone(), queries: queries.clone(), rows, kv_head })
     };
-    sequences.flat_map(task).collect()
+    sequences(rows).flat_map(task).collect()
 }
 
 impl Task<'_> {
@@ -240,27 +319,21 @@ impl Task<'_> {
     }
 
     /// The keys that a row of q sees.
-    fn visible(&self, query: usize, window: Option<usize>) -> std::ops::Range<usize> {
+    fn visible(&self, query: usize, window: Option<usize>) -> Range<usize> {
         let row = self.row(query);
         let from = window.map_or(0, |w| (row + 1).saturating_sub(w)).max(self.keys.start);
         from..row + 1
     }
 
     /// The same as columns of a tile.
-    fn columns(&self, tile: &Tile, row: usize, window: Option<usize>) -> std::ops::Range<usize> {
+    fn columns(&self, tile: &Tile, row: usize, window: Option<usize>) -> Range<usize> {
         let visible = self.visible(tile.queries.start + row, window);
         visible.start - tile.keys.start..visible.end - tile.keys.start
     }
 }
 
 /// A head's columns of the given rows of a (N, heads · D) array.
-fn head<T>(
-    data: &[T],
-    rows: std::ops::Range<usize>,
-    head: usize,
-    head_dim: usize,
-    width: usize,
-) -> Mat<'_, T> {
+fn head<T>(data: &[T], rows: Range<usize>, head: usize, head_dim: usize, width: usize) -> Mat<'_, T> {
     if rows.is_empty() {
         return Mat::strided(data, 0, head_dim, width);
     }
@@ -341,7 +414,7 @@ fn forward_cpu<T: Real>(
 }
 
 /// Replaces a row of scores by exp(score - max) where visible and 0 elsewhere; returns (max, sum).
-fn exponentiate<T: Real>(scores: &mut [T], visible: std::ops::Range<usize>) -> (T, T) {
+fn exponentiate<T: Real>(scores: &mut [T], visible: Range<usize>) -> (T, T) {
     cpu::vectorised(
         #[inline(always)]
         || {
@@ -434,7 +507,7 @@ fn backward_cpu<T: Real>(
 fn score_grads<T: Real>(
     scores: &mut [T],
     grads: &mut [T],
-    visible: std::ops::Range<usize>,
+    visible: Range<usize>,
     lse: T,
     (output, output_grad): (&[T], &[T]),
     softcap: Option<f64>,

@@ -5,6 +5,7 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::cpu::{self, Real};
 #[cfg(feature = "cuda")]
@@ -24,15 +25,9 @@ impl Angles {
     /// # Errors
     /// If the device fails.
     pub fn new(positions: &[u32], inv_freq: &[f32], dtype: DType, device: &Device) -> Result<Self> {
-        let mut cos = Vec::with_capacity(positions.len() * inv_freq.len());
-        let mut sin = Vec::with_capacity(cos.capacity());
-        for &position in positions {
-            for &f in inv_freq {
-                let (s, c) = f64::from(position as f32 * f).sin_cos();
-                cos.push(c);
-                sin.push(s);
-            }
-        }
+        let of_position =
+            |&position: &u32| inv_freq.iter().map(move |f| f64::from(position as f32 * f).sin_cos());
+        let (sin, cos): (Vec<f64>, Vec<f64>) = positions.par_iter().flat_map_iter(of_position).unzip();
         let shape = (positions.len(), inv_freq.len());
         let tensor =
             |v: Vec<f64>| Tensor::from_vec(v, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);

@@ -48,6 +48,37 @@ pub struct StepSums {
     pub gradients: BTreeMap<String, Tensor>,
 }
 
+/// A part of a step's batch that goes through the model at a time.
+pub struct MicroBatch<'a> {
+    batch: Batch,
+    whole_vocabulary: Vec<bool>,
+    sequences: Vec<(usize, &'a Sequence)>,
+    /// The place of its first sequence in the step's batch.
+    place: usize,
+}
+
+/// `batch` (indices into `sequences`) in the parts that go through `decoder` at a time.
+pub fn micro_batches_of<'a>(
+    decoder: &Decoder,
+    sequences: &'a [Sequence],
+    batch: &[usize],
+    settings: &LossSettings,
+) -> Vec<MicroBatch<'a>> {
+    let lengths: Vec<usize> =
+        sequences.iter().map(|sequence| decoder.prefix_len() + sequence.len()).collect();
+    let kind = settings.loss.target_kind();
+    let mut place = 0;
+    let micro = |indices: Vec<usize>| {
+        let sequences: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
+        let batch = Batch::new(&sequences, kind);
+        let whole_vocabulary = whole_vocabulary(&batch, settings.loss.support);
+        place += sequences.len();
+        MicroBatch { place: place - sequences.len(), batch, whole_vocabulary, sequences }
+    };
+    let parts = micro_batches(&lengths, batch, settings.micro_batch_tokens);
+    parts.into_iter().map(micro).filter(|micro| micro.batch.targets() > 0).collect()
+}
+
 /// The sums over `batch` (indices into `sequences`), for step number `step`.
 ///
 /// # Errors
@@ -59,6 +90,22 @@ pub fn step_sums(
     settings: &LossSettings,
     step: usize,
 ) -> Result<StepSums> {
+    let micro_batches = micro_batches_of(decoder, sequences, batch, settings);
+    step_sums_of(decoder, &micro_batches, settings, step, || ())
+}
+
+/// The same of micro-batches that were prepared before. `meanwhile` is done when everything is on its way and nothing has been
+/// waited for: a GPU computes while it runs.
+///
+/// # Errors
+/// As [`step_sums`].
+pub fn step_sums_of(
+    decoder: &Decoder,
+    micro_batches: &[MicroBatch],
+    settings: &LossSettings,
+    step: usize,
+    meanwhile: impl FnOnce(),
+) -> Result<StepSums> {
     let mut gradients = Gradients::new(settings.trainable);
     let mut sums = StepSums {
         loss: 0.0,
@@ -69,38 +116,31 @@ pub fn step_sums(
         tokens: 0,
         gradients: BTreeMap::new(),
     };
-    let lengths: Vec<usize> =
-        sequences.iter().map(|sequence| decoder.prefix_len() + sequence.len()).collect();
-    let mut place = 0;
+    let kind = settings.loss.target_kind();
     // Read when everything is on its way, so that a GPU never waits for the host.
     let mut pending = Vec::new();
-    for indices in micro_batches(&lengths, batch, settings.micro_batch_tokens) {
-        let chosen: Vec<(usize, &Sequence)> = indices.iter().map(|&i| (i, &sequences[i])).collect();
-        let keys = (place..place + chosen.len()).map(|p| Dropout::key(step as u64, p)).collect();
-        place += chosen.len();
+    for micro in micro_batches {
+        let places = micro.place..micro.place + micro.sequences.len();
+        let keys = places.map(|place| Dropout::key(step as u64, place)).collect();
         let dropout = Dropout { p: settings.dropout, seed: settings.seed, keys };
         let dropout = (settings.dropout > 0.0).then_some(&dropout);
-        let micro = Batch::new(&chosen, settings.loss.target_kind());
-        if micro.targets() == 0 {
-            continue;
-        }
-        let whole = whole_vocabulary(&micro, settings.loss.support);
+        let batch = &micro.batch;
         let (rows, dhidden, tape, run) = {
-            let run = decoder.run(tokens(&micro), dropout)?.only(&micro.target_rows);
+            let run = decoder.run(tokens(batch), dropout)?.only(&batch.target_rows);
             let (hidden, tape) = decoder.forward(&run, settings.keep)?;
-            let (rows, dhidden) =
-                decoder.answer_kl(&hidden, targets(&micro, &whole), Some(&mut gradients))?;
+            let targets = targets(batch, &micro.whole_vocabulary);
+            let (rows, dhidden) = decoder.answer_kl(&hidden, targets, Some(&mut gradients))?;
             (rows, dhidden, tape, run)
         };
         if let Some(dhidden) = dhidden {
             decoder.backward(tape, dhidden, &run, &mut gradients)?;
         }
-        pending.push((micro, whole, chosen, rows));
+        pending.push((micro, rows));
     }
-    let kind = settings.loss.target_kind();
-    for (micro, whole, chosen, rows) in pending {
-        let rows = rows.read(&targets(&micro, &whole))?;
-        sums.add(&micro, &rows, &chosen, &kind);
+    meanwhile();
+    for (micro, rows) in pending {
+        let rows = rows.read(&targets(&micro.batch, &micro.whole_vocabulary))?;
+        sums.add(&micro.batch, &rows, &micro.sequences, &kind);
     }
     ensure!(
         sums.weight > 0.0,

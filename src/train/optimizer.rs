@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::config::OptimizerConfig;
 use crate::ops::adamw::{self, Moments, Step};
@@ -22,14 +22,26 @@ pub struct AdamW {
 /// # Errors
 /// If the device fails.
 pub fn global_norm(gradients: &BTreeMap<String, Tensor>) -> Result<f64> {
-    let square =
-        |gradient: &Tensor| -> Result<Tensor> { Ok(gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?) };
-    let squares = gradients.values().map(square).collect::<Result<Vec<_>>>()?;
+    let squares = gradients.values().map(sum_of_squares).collect::<Result<Vec<_>>>()?;
     if squares.is_empty() {
         return Ok(0.0);
     }
     // Read at once: every reading waits for the device.
     Ok(Tensor::stack(&squares, 0)?.to_vec1::<f64>()?.into_iter().sum::<f64>().sqrt())
+}
+
+/// In f64, which Metal does not have: there the host sums.
+fn sum_of_squares(gradient: &Tensor) -> Result<Tensor> {
+    let gradient = if gradient.device().is_metal() { &gradient.to_device(&Device::Cpu)? } else { gradient };
+    Ok(gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?)
+}
+
+/// The L2 norm of one gradient.
+///
+/// # Errors
+/// If the device fails.
+pub fn norm(gradient: &Tensor) -> Result<f64> {
+    Ok(sum_of_squares(gradient)?.to_scalar::<f64>()?.sqrt())
 }
 
 impl AdamW {

@@ -13,9 +13,9 @@ use candle_core::{DType, Tensor};
 
 use super::checkpoint::{self, Best, State, Trained};
 use super::config::{LossConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
-use super::loss::{LossSettings, step_sums};
+use super::loss::{LossSettings, MicroBatch, micro_batches_of, step_sums, step_sums_of};
 use super::metrics_log::{EvaluationRecord, MetricsLog, StepRecord};
-use super::optimizer::{AdamW, global_norm};
+use super::optimizer::{AdamW, global_norm, norm};
 use crate::device;
 use crate::eval;
 use crate::metrics::{Measure, Measures, summarise};
@@ -114,6 +114,8 @@ struct Session<'a> {
     state: State,
     steps: usize,
     sampler: Sampler,
+    /// The micro-batches of a step to come, with its number: made while a GPU computed the one before.
+    next: Option<(usize, Vec<MicroBatch<'a>>)>,
 }
 
 /// Trains; leaves the trained weights in `decoder`, and checkpoints and metrics in `run_dir`.
@@ -192,8 +194,19 @@ impl<'a> Session<'a> {
             None => AdamW::new(&settings.optimizer),
         };
         let steps = settings.train.total_steps(sampler.steps_per_epoch());
-        let mut session =
-            Self { decoder, data, settings, run_dir, trained, parameters, optimizer, state, steps, sampler };
+        let mut session = Self {
+            decoder,
+            data,
+            settings,
+            run_dir,
+            trained,
+            parameters,
+            optimizer,
+            state,
+            steps,
+            sampler,
+            next: None,
+        };
         session.put_parameters()?;
         Ok(session)
     }
@@ -221,7 +234,7 @@ impl<'a> Session<'a> {
         let sums = step_sums(self.decoder, &self.data.train, one, &self.loss_settings(), self.state.step)?;
         for name in self.parameters.keys() {
             let gradient = sums.gradients.get(name).with_context(|| format!("{name} gets no gradient"))?;
-            let norm = gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
+            let norm = norm(gradient)?;
             if !norm.is_finite() {
                 bail!("{name} gets a gradient that is not finite{}", self.culprits(one));
             }
@@ -243,8 +256,18 @@ impl<'a> Session<'a> {
         let started = Instant::now();
         let step = self.state.step;
         let batch = self.sampler.batch(step);
-        let sums = step_sums(self.decoder, &self.data.train, &batch, &self.loss_settings(), step)
+        let settings = self.loss_settings();
+        let (data, sampler) = (self.data, &self.sampler);
+        let decoder = &*self.decoder;
+        let micro_batches =
+            |step: usize| micro_batches_of(decoder, &data.train, &sampler.batch(step), &settings);
+        let prepared = self.next.take().filter(|(of, _)| *of == step);
+        let prepared = prepared.map_or_else(|| micro_batches(step), |(_, prepared)| prepared);
+        let mut next = None;
+        let meanwhile = || next = Some((step + 1, micro_batches(step + 1)));
+        let sums = step_sums_of(decoder, &prepared, &settings, step, meanwhile)
             .with_context(|| format!("step {}{}", step + 1, self.culprits(&batch)))?;
+        self.next = next;
         let loss = sums.loss / sums.weight;
         let norm = global_norm(&sums.gradients)? / sums.weight;
         if !loss.is_finite() || !norm.is_finite() {
@@ -278,7 +301,7 @@ impl<'a> Session<'a> {
             lr,
             grad_norm: norm,
             tokens_per_second: sums.tokens as f64 / started.elapsed().as_secs_f64(),
-            peak_memory_bytes: device::peak_memory(),
+            peak_memory_bytes: device::peak_memory_of(self.decoder.device()),
         })
     }
 

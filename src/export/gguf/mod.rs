@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::card::Kind;
 use super::merge::Merge;
-use super::{Exported, Subject, python, values};
+use super::{Exported, Subject, float_bytes, python, values};
 use crate::files;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::layout::{self, Entry, Metadata, Origin};
@@ -218,9 +218,9 @@ fn origin(subject: &Subject) -> Metadata {
 /// A tensor as the file is to hold it, in f32.
 fn tensor(merge: &Merge, entry: &Entry) -> Result<Tensor> {
     let merged = match &entry.origin {
-        Origin::Below(name) => merge.tensor(&merge.on_disk(name), &entry.shape)?,
+        Origin::Below(name) => merge.tensor(&merge.base.on_disk(name), &entry.shape)?,
         Origin::Experts(names) => {
-            let one = |name: &String| merge.tensor(&merge.on_disk(name), &entry.shape[1..]);
+            let one = |name: &String| merge.tensor(&merge.base.on_disk(name), &entry.shape[1..]);
             Tensor::stack(&names.iter().map(one).collect::<Result<Vec<_>>>()?, 0)?
         }
         Origin::Head => merge.tensor(merge.head_name(), &entry.shape)?,
@@ -233,22 +233,14 @@ fn tensor(merge: &Merge, entry: &Entry) -> Result<Tensor> {
 fn encode(tensor: &Tensor, dtype: GgmlDType) -> Result<Vec<u8>> {
     let finite = tensor.abs()?.max_all()?.to_scalar::<f32>()?.is_finite();
     ensure!(finite, "it has values that are not finite");
-    Ok(match dtype {
-        GgmlDType::F32 => values(tensor)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        GgmlDType::F16 => {
-            let halves = tensor.to_dtype(DType::F16)?.flatten_all()?.to_vec1::<half::f16>()?;
-            ensure!(
-                halves.iter().all(|v| v.is_finite()),
-                "it has values beyond the range of f16 (65504): choose another --quantization"
-            );
-            halves.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        GgmlDType::BF16 => {
-            let halves = tensor.to_dtype(DType::BF16)?.flatten_all()?.to_vec1::<half::bf16>()?;
-            halves.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
-        _ => QTensor::quantize(tensor, dtype)?.data()?.into_owned(),
-    })
+    let floats = match dtype {
+        GgmlDType::F32 => DType::F32,
+        GgmlDType::F16 => DType::F16,
+        GgmlDType::BF16 => DType::BF16,
+        _ => return Ok(QTensor::quantize(tensor, dtype)?.data()?.into_owned()),
+    };
+    float_bytes(tensor, floats)?
+        .context("it has values beyond the range of f16 (65504): choose another --quantization")
 }
 
 /// The largest root mean square of what storing may change, as a share of the tensor's own.

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Map, Value as Json, json};
 
-use super::super::config::Family;
+use super::super::config::{Family, Llama3Scaling};
 use super::layout::{ARCHITECTURES, sliding_pattern};
 use super::{GgufFile, unsigned};
 
@@ -238,21 +238,18 @@ fn scaling(keys: &Keys, head_dim: u64, out: &mut Map<String, Json>) -> Result<()
 
 /// The settings of Llama 3.1 and later that give these divisors, if any do: files hold the divisors only.
 fn llama3(factors: &[f32], theta: f64) -> Option<Json> {
-    const LOW: f64 = 1.0;
-    const HIGH: f64 = 4.0;
     let factor = f64::from(*factors.last()?);
-    let gives_them = |original: f64| {
+    let gives_them = |scaling: &Llama3Scaling| {
         factors.iter().enumerate().all(|(i, &found)| {
-            let wavelength = std::f64::consts::TAU * theta.powf(i as f64 / factors.len() as f64);
-            let smooth = ((original / wavelength - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
-            let meant = 1.0 / ((1.0 - smooth) / factor + smooth);
-            (f64::from(found) / meant - 1.0).abs() < 1e-5
+            let frequency = theta.powf(-(i as f64) / factors.len() as f64);
+            (f64::from(found) * scaling.scale(frequency) / frequency - 1.0).abs() < 1e-5
         })
     };
-    let original = (5..=20).map(|k| 1u64 << k).find(|&original| gives_them(original as f64))?;
+    let candidates = (5..=20).map(|k| Llama3Scaling { factor, low: 1.0, high: 4.0, original: 2f64.powi(k) });
+    let Llama3Scaling { low, high, original, .. } = candidates.into_iter().find(gives_them)?;
     Some(json!({
-        "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
-        "original_max_position_embeddings": original,
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+        "original_max_position_embeddings": original as u64,
     }))
 }
 

@@ -115,22 +115,27 @@ impl GgufFile {
 
     /// The quantised storage that comes nearest to how most weights of linears are stored, or coarser.
     pub fn storage(&self) -> Storage {
-        let mut count: BTreeMap<u8, usize> = BTreeMap::new();
-        for (name, info) in &self.content.tensor_infos {
-            if name.starts_with("blk.") && info.shape.rank() >= 2 {
-                let kind = match info.ggml_dtype {
-                    GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => 0,
-                    GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q4K | GgmlDType::Q4_0 | GgmlDType::Q4_1 => 1,
-                    _ => 2,
-                };
-                *count.entry(kind).or_default() += info.shape.elem_count();
-            }
-        }
-        match count.into_iter().max_by_key(|(_, elements)| *elements) {
-            Some((1, _)) => Storage::Q4K,
-            Some((2, _)) => Storage::Q8_0,
+        let kind = self.of_most_weights(|dtype| match dtype {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => 0,
+            GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q4K | GgmlDType::Q4_0 | GgmlDType::Q4_1 => 1,
+            _ => 2,
+        });
+        match kind {
+            Some(1) => Storage::Q4K,
+            Some(2) => Storage::Q8_0,
             _ => Storage::Dense,
         }
+    }
+
+    /// What `kind` says of the types of linears, for more of their weights than anything else it says.
+    fn of_most_weights<K: Ord>(&self, kind: impl Fn(GgmlDType) -> K) -> Option<K> {
+        let mut count: BTreeMap<K, usize> = BTreeMap::new();
+        for (name, info) in &self.content.tensor_infos {
+            if name.starts_with("blk.") && info.shape.rank() >= 2 {
+                *count.entry(kind(info.ggml_dtype)).or_default() += info.shape.elem_count();
+            }
+        }
+        count.into_iter().max_by_key(|(_, weights)| *weights).map(|(kind, _)| kind)
     }
 
     /// Bytes of the weights where linears stay in their blocks and the computation is in `dtype`.
@@ -149,18 +154,12 @@ impl GgufFile {
     /// The dtype in which a snapshot of this model is stored: that of most weights of linears, and f16 where they are
     /// quantised. Scales of blocks are in f16; bf16 has too few digits for what they stand for.
     pub(crate) fn float_dtype(&self) -> safetensors::Dtype {
-        let mut count: BTreeMap<safetensors::Dtype, usize> = BTreeMap::new();
-        for (name, info) in &self.content.tensor_infos {
-            if name.starts_with("blk.") && info.shape.rank() >= 2 {
-                let dtype = match info.ggml_dtype {
-                    GgmlDType::F32 => safetensors::Dtype::F32,
-                    GgmlDType::BF16 => safetensors::Dtype::BF16,
-                    _ => safetensors::Dtype::F16,
-                };
-                *count.entry(dtype).or_default() += info.shape.elem_count();
-            }
-        }
-        count.into_iter().max_by_key(|(_, n)| *n).map_or(safetensors::Dtype::F16, |(dtype, _)| dtype)
+        let dtype = self.of_most_weights(|dtype| match dtype {
+            GgmlDType::F32 => safetensors::Dtype::F32,
+            GgmlDType::BF16 => safetensors::Dtype::BF16,
+            _ => safetensors::Dtype::F16,
+        });
+        dtype.unwrap_or(safetensors::Dtype::F16)
     }
 
     fn value(&self, key: &str) -> Option<&Value> {

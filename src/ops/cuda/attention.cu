@@ -416,13 +416,14 @@ __device__ void key_grads(const T *q, const T *k, const T *v, const T *dy, const
                                                            int head_dim) {                                           \
         output_dot<T>(y, dy, delta, count, head_dim);                                                                \
     }
-#define HEAD_SIZES(T, name)                                                                                          \
+#define NARROW_HEADS(T, name)                                                                                        \
     KERNELS(T, name, 16)                                                                                             \
     KERNELS(T, name, 32)                                                                                             \
     KERNELS(T, name, 64)                                                                                             \
-    KERNELS(T, name, 96)                                                                                             \
-    KERNELS(T, name, 128)                                                                                            \
-    KERNELS(T, name, 256)                                                                                            \
     DOT(T, name)
-HEAD_SIZES(float, f32)
-HEAD_SIZES(bf16, bf16)
+NARROW_HEADS(float, f32)
+NARROW_HEADS(bf16, bf16)
+// Wide heads in f32 take more shared memory than most GPUs have.
+KERNELS(bf16, bf16, 96)
+KERNELS(bf16, bf16, 128)
+KERNELS(bf16, bf16, 256)
