@@ -566,6 +566,11 @@ fn no_teacher_is_made_up_for_the_shop() {
     for key in ["accuracy", "entropy", "top_probability"] {
         assert!(eval["teacher"].get(key).is_none(), "{key}");
     }
+    // Held-out sets are of the episode's category, in eval and after the last answer too.
+    place.ok("eval --model base --episodes s/test.jsonl --set eval.held_out_sets=3 --out h.json");
+    let held_out = &place.json("h.json")["baseline"]["held_out"];
+    assert_eq!(held_out["answers"], 6 * 3 * 3);
+    assert!(held_out["accuracy"].is_number() && held_out.get("kl").is_none(), "{held_out}");
     // Where the oracle teaches, there is a teacher.
     place.ok("teach s.toml --out o --set teacher.kind=oracle");
     place.ok("eval --model base --episodes o/test.jsonl --out o.json");

@@ -215,6 +215,14 @@ fn schedules_are_those_of_brute_force() {
         "{table}"
     );
     assert_eq!(episode::read(&place.path("found.jsonl")).unwrap().len(), 2);
+    // Questions are asked where the order puts them, whatever their place in the pool.
+    place.ok("schedule c.toml --level extraversion=5 --draw 8 --count 3 --probes 0 --out items.jsonl");
+    for episode in episode::read(&place.path("items.jsonl")).unwrap() {
+        let asked: Vec<&str> = (episode.messages.iter())
+            .filter_map(|message| message.content.split("Item ").nth(1)?.split(':').next())
+            .collect();
+        assert_eq!(asked, ["1", "2", "3"]);
+    }
     for (words, part) in [
         ("--level kind=4 --pool pool.jsonl", "levels are a, b, c"),
         ("--level mood=1 --pool pool.jsonl", "has kind"),

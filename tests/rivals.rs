@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bayesteach::episode::{self, Answer, Episode};
-use bayesteach::metrics::argmax;
+use bayesteach::metrics::{argmax, entropy};
 use bayesteach::rng::{self, Stream};
 use bayesteach::teacher::{
     Decision, DriftTo, Evidence, Kind, Posterior, SplitConfig, Targets, TeacherConfig, TeacherSummary,
@@ -152,6 +152,7 @@ fn of_likelihood(factor: usize, likelihood: Likelihood) -> Question {
     let likelihood = Arc::new(likelihood);
     Question {
         text: String::new(),
+        placed: None,
         labels: (0..likelihood.options()).map(|i| i.to_string()).collect(),
         factor,
         behaviour: Arc::clone(&likelihood),
@@ -433,25 +434,83 @@ fn adaptive_questionnaires_as_published_for_items_alike() {
     }
 }
 
-/// teaching.md, B.5, items that differ, the share of traits found and of users of whom all five are: slopes lognormal around 1.9 (sd .4), locations shifted by .5 levels. Ten items
+/// The probabilities of the answers to an item at each level: its slope, its location, and the distance of its thresholds.
+fn item_rows(slope: f64, shift: f64, spacing: f64) -> Vec<Vec<f64>> {
+    let reached = |level: f64, threshold: f64| 1.0 / (1.0 + (-slope * (level - shift - threshold)).exp());
+    let row = |level: i32| {
+        let p = [-1.5, -0.5, 0.5, 1.5].map(|t| reached(f64::from(level), t * spacing));
+        vec![1.0 - p[0], p[0] - p[1], p[1] - p[2], p[2] - p[3], p[3]]
+    };
+    (-2..=2).map(row).collect()
+}
+
+/// teaching.md, B.4, (1) and (3): which items make a teacher who is right .536 of the time at 1.14 nats. Ten items of one
+/// trait, the answers drawn; of items alike the published point, the ends of the region around it and another point far from
+/// it, of items that differ (slopes lognormal, sd .4) the example and what other distances of the thresholds give.
+#[test]
+fn items_that_make_the_published_teacher() {
+    let factors = [Factor { name: "trait".into(), prior: vec![0.2; 5] }];
+    let teacher = |slope: f64, spacing: f64, differ: Option<f64>, index: u64| {
+        let (banks, users) = (300, 40);
+        let draws = &mut rng::stream(22, "bank", index);
+        let (mut accuracy, mut entropies) = (0.0, 0.0);
+        for _ in 0..banks {
+            let items: Vec<Question> = (0..10)
+                .map(|_| match differ {
+                    None => question(0, &item_rows(slope, 0.0, spacing)),
+                    Some(shift) => {
+                        let slope = slope * (0.4 * draws.normal() - 0.08).exp();
+                        question(0, &item_rows(slope, shift * draws.normal(), spacing))
+                    }
+                })
+                .collect();
+            for user in 0..users {
+                let mut posterior = Posterior::prior(&factors);
+                for item in &items {
+                    let predictive = posterior.predictive(item);
+                    accuracy += predictive.iter().copied().fold(0.0, f64::max);
+                    entropies += entropy(&predictive);
+                    posterior.observe(item, item.likelihood.draw(user % 5, draws));
+                }
+            }
+        }
+        let answers = f64::from(banks) * users as f64 * 10.0;
+        (accuracy / answers, entropies / answers)
+    };
+    for (i, (slope, spacing, accuracy_within, entropy_within)) in [
+        (1.955, 0.7227, 0.003, 0.006),
+        // The ends of the region of ± .005 and ± .02.
+        (1.84, 0.70, 0.008, 0.026),
+        (2.08, 0.76, 0.008, 0.026),
+        (0.65, 0.38, 0.008, 0.026),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (accuracy, entropy) = teacher(slope, spacing, None, i as u64);
+        println!("slope {slope}, spacing {spacing}: {accuracy:.4}, {entropy:.4} nats");
+        assert_near("accuracy", accuracy, 0.536, accuracy_within);
+        assert_near("entropy", entropy, 1.140, entropy_within);
+    }
+    let (accuracy, entropy) = teacher(1.7, 0.8, Some(1.0), 10);
+    println!("items that differ: {accuracy:.4}, {entropy:.4} nats");
+    assert_near("accuracy, items that differ", accuracy, 0.541, 0.01);
+    assert_near("entropy, items that differ", entropy, 1.139, 0.015);
+}
+
+/// teaching.md, B.5, items that differ, the share of traits found and of users of whom all five are: slopes lognormal around
+/// 1.9 (sd .4), locations shifted by .5 levels; and how many chosen items find as much as 10, 20, 30 and 40 in turn. Ten items
 /// a trait; this bank and its users are the test's own, the posterior and the gain are the library's.
 #[test]
 fn adaptive_questionnaires_as_published_for_items_that_differ() {
     let factors: Vec<Factor> = (0..5).map(|f| Factor { name: f.to_string(), prior: vec![0.2; 5] }).collect();
-    let (mut eig, mut interleaved) = ([(0.0, 0.0); 3], [(0.0, 0.0); 3]);
+    let (mut eig, mut interleaved) = ([(0.0, 0.0); 40], [(0.0, 0.0); 40]);
     let (banks, users) = (20, 60);
     for bank in 0..banks {
         let draws = &mut rng::stream(21, "bank", bank);
         let item = |i: usize, draws: &mut Stream| {
             let slope = 1.9 * (0.4 * draws.normal() - 0.08).exp();
-            let shift = 0.5 * draws.normal();
-            let reached =
-                |level: f64, threshold: f64| 1.0 / (1.0 + (-slope * (level - shift - threshold)).exp());
-            let row = |level: i32| {
-                let p = [-1.084, -0.361, 0.361, 1.084].map(|t| reached(f64::from(level), t));
-                vec![1.0 - p[0], p[0] - p[1], p[1] - p[2], p[2] - p[3], p[3]]
-            };
-            (i % 5, (-2..=2).map(row).collect::<Vec<_>>())
+            (i % 5, item_rows(slope, 0.5 * draws.normal(), 0.7227))
         };
         let items: Vec<(usize, Vec<Vec<f64>>)> = (0..50).map(|i| item(i, draws)).collect();
         let questions: Vec<Question> = items.iter().map(|(f, rows)| question(*f, rows)).collect();
@@ -460,23 +519,33 @@ fn adaptive_questionnaires_as_published_for_items_that_differ() {
             for (adaptive, found) in [(true, &mut eig), (false, &mut interleaved)] {
                 let mut posterior = Posterior::prior(&factors);
                 let mut left: Vec<usize> = (0..50).collect();
-                for asked in 1..=30 {
+                for (traits, all) in found.iter_mut() {
                     let gains: Vec<f64> =
                         left.iter().map(|&i| posterior.expected_gain(&questions[i])).collect();
                     let i = left.remove(if adaptive { argmax(&gains) } else { 0 });
                     let (factor, rows) = &items[i];
                     posterior.observe(&questions[i], draws.categorical(&rows[user[*factor]]));
-                    if asked % 10 == 0 {
-                        let right = (0..5).filter(|&f| argmax(posterior.marginal(f)) == user[f]).count();
-                        let (traits, all) = &mut found[asked / 10 - 1];
-                        *traits += right as f64 / (5.0 * (banks * users) as f64);
-                        *all += f64::from(u8::from(right == 5)) / (banks * users) as f64;
-                    }
+                    let right = (0..5).filter(|&f| argmax(posterior.marginal(f)) == user[f]).count();
+                    *traits += right as f64 / (5.0 * (banks * users) as f64);
+                    *all += f64::from(u8::from(right == 5)) / (banks * users) as f64;
                 }
             }
         }
     }
     println!("interleaved {interleaved:.3?}, eig {eig:.3?}");
+    for (chosen, in_turn) in [(5, 10), (9, 20), (15, 30), (26, 40)] {
+        let needed = 1 + eig.iter().position(|(traits, _)| *traits >= interleaved[in_turn - 1].0).unwrap();
+        println!("{needed} chosen items find as much as {in_turn} in turn");
+        // An item more or less is .01 of the traits or less, twice the standard error.
+        assert_near(
+            &format!("items for {in_turn} in turn"),
+            needed as f64,
+            f64::from(chosen),
+            0.3 * f64::from(chosen),
+        );
+    }
+    let tens = |found: [(f64, f64); 40]| [found[9], found[19], found[29]];
+    let (interleaved, eig) = (tens(interleaved), tens(eig));
     let published = [(0.61, 0.08), (0.74, 0.22), (0.82, 0.37), (0.78, 0.29), (0.87, 0.50), (0.90, 0.58)];
     for ((traits, all), expected) in interleaved.iter().chain(&eig).zip(published) {
         // 6,000 traits of 20 banks: a standard error of .006, and as much again from the banks; of 1,200 users .014.

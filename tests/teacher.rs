@@ -17,7 +17,7 @@ use bayesteach::metrics::{Calibration, argmax, entropy};
 use bayesteach::rng;
 use bayesteach::teacher::{
     Decision, Posterior, SplitBy, SplitConfig, TEACHER_FILE, Targets, TeacherAt, TeacherConfig,
-    TeacherSummary, WorldName, simulate, teach,
+    TeacherSummary, WorldName, expected_rewards, simulate, teach,
 };
 use bayesteach::world::flights::Feature;
 use bayesteach::world::personality::Order;
@@ -77,6 +77,56 @@ fn flights_curve_as_published() {
         // The answer of round i has i - 1 observations.
         let observations: Vec<usize> = summary.by_observations.iter().map(|at| at.observations).collect();
         assert_eq!(observations, [0, 1, 2, 3, 4]);
+    }
+}
+
+/// teaching.md, A.2: how many users are still possible after each round, what was learnt in it (bits), and how often the most
+/// probable choice and the highest expected reward name the same of random options.
+#[test]
+fn flights_beliefs_as_published() {
+    let world = TeacherConfig::new(WorldName::Flights).build_world().unwrap();
+    let draws = &mut rng::stream(8, "test", 0);
+    let (mut possible, mut information, mut agree) = ([0.0; 6], [0.0; 6], [0.0; 6]);
+    let (repeats, sets) = (3, 10);
+    let episodes = (world.users() * repeats) as f64;
+    for index in 0..world.users() * repeats {
+        let user = world.user(index % world.users());
+        let mut posterior = Posterior::prior(world.factors());
+        let mut before = posterior.entropy();
+        for round in 0..=5 {
+            let marginal = posterior.marginal(0);
+            possible[round] += marginal.iter().filter(|p| **p > 0.0).count() as f64 / episodes;
+            information[round] += (before - posterior.entropy()) / std::f64::consts::LN_2 / episodes;
+            before = posterior.entropy();
+            for question in world.option_sets(1, sets, draws) {
+                let predictive = posterior.predictive(&question);
+                let rewards = expected_rewards(&posterior, &question, &predictive);
+                // Equal up to rounding is equal: the lowest index counts.
+                let rounded: Vec<f64> = rewards.iter().map(|r| (r * 1e9).round()).collect();
+                let same = argmax(&rounded) == argmax(&predictive);
+                agree[round] += f64::from(u8::from(same)) / (episodes * sets as f64);
+            }
+            let question = world.option_sets(1, 1, draws).remove(0);
+            let answer = world.answer(&user, &question, draws);
+            posterior.observe(&question, answer);
+        }
+    }
+    println!("{possible:.1?}\n{information:.3?}\n{agree:.3?}");
+    let published = [
+        (624.0, 0.0, 0.38),
+        (219.0, 1.54, 0.90),
+        (104.0, 1.23, 0.93),
+        (58.0, 1.00, 0.94),
+        (36.0, 0.82, 0.95),
+        (24.0, 0.70, 0.95),
+    ];
+    for (round, (count, bits, share)) in published.into_iter().enumerate() {
+        // 1,872 episodes: the standard error of the counts is about 2, of the bits about .01.
+        assert_near(&format!("possible after {round}"), possible[round], count, 6.0);
+        assert_near(&format!("bits of round {round}"), information[round], bits, 0.04);
+        // At the start the rules depend on the option set alone, of which the source has 300: a standard error of .028.
+        let within = if round == 0 { 0.06 } else { 0.015 };
+        assert_near(&format!("the rules agree after {round}"), agree[round], share, within);
     }
 }
 
@@ -243,6 +293,30 @@ fn personality_ceilings_by_exact_enumeration() {
         let mean = plain[..10].iter().map(|at| at.near_ties[i]).sum::<f64>() / 10.0;
         assert_near(&format!("near-ties {i}"), mean, expected, if i == 2 { 0.006 } else { 0.0006 });
     }
+}
+
+/// teaching.md, B.4: what knows nothing but the most frequent answer, or repeats the last one of the trait, from closed
+/// forms; and that every first item of a trait is a tie.
+#[test]
+fn personality_baselines() {
+    let world = World::personality(&Default::default()).unwrap();
+    let questions = world.questions(50, &mut rng::stream(1, "test", 0));
+    let prior = Posterior::prior(world.factors());
+    let mut ties = 0;
+    for question in &questions {
+        let mut predictive = prior.predictive(question);
+        assert_near("the most frequent answer", predictive.iter().copied().fold(0.0, f64::max), 0.288, 0.001);
+        predictive.sort_by(f64::total_cmp);
+        ties += usize::from((predictive[4] - predictive[3]).abs() < 1e-12);
+    }
+    let squares = |level: usize| -> f64 {
+        (0..5).map(|answer| (2.0 * questions[0].likelihood.log_prob(level, answer)).exp()).sum()
+    };
+    let repeated = (0..5).map(squares).sum::<f64>() / 5.0;
+    println!("repeating the last answer: {repeated:.4}");
+    assert!(repeated < 0.52 && repeated > 0.45, "{repeated}");
+    // Every question as the first of its trait.
+    assert_eq!(ties, 50);
 }
 
 /// What the exact teacher knows after a number of items of one trait.

@@ -291,9 +291,8 @@ const KEYS: [&str; 5] = ["held_out_sets", "probes", "interactive", "sensitivity"
 
 /// Why what a key of `[eval]` measures cannot be measured in a world; none where it can.
 fn obstacle(key: &str, world: &World) -> Option<&'static str> {
-    let sets = || !world.option_sets(1, 1, &mut rng::stream(0, "eval/obstacle", 0)).is_empty();
     match key {
-        "held_out_sets" | "sensitivity" if !sets() => {
+        "held_out_sets" | "sensitivity" if !world.has_option_sets() => {
             Some("this world has no option sets to be drawn freely")
         }
         "sensitivity" | "reasoner" if !world.has_exact_teacher() => {
@@ -312,7 +311,7 @@ fn set(file: &mut EvalFile, model: Model, change: impl FnOnce(&mut Measures)) {
     }
 }
 
-/// Hypotheses times answers that a reasoner is fitted to at most: beyond it, the first episodes speak for all.
+/// Hypotheses times answers that a reasoner is fitted to at most: beyond it, some episodes speak for all.
 const MOST_CELLS: usize = 20_000_000;
 
 /// The reasoner that explains the predictions best.
@@ -323,14 +322,28 @@ fn explain(
 ) -> Result<Option<FittedReasoner>> {
     let (users, ranges) = (users(&test.sequences), test.ranges());
     let hypotheses: usize = replayer.world().factors().iter().map(|factor| factor.prior.len()).sum();
-    let mut replays = Vec::new();
+    let mut order: Vec<usize> = (0..test.lines.len()).collect();
+    // Files go by users, whose first are alike.
+    rng::stream(0, "eval/reasoner", 0).shuffle(&mut order);
     let mut cells = 0;
-    for (i, line) in test.lines.iter().enumerate() {
-        let Line::Episode(episode) = line else { continue };
-        cells += hypotheses * ranges[i].len();
-        if cells > MOST_CELLS && !replays.is_empty() {
-            break;
-        }
+    let mut within = |i: &usize| {
+        cells += hypotheses * ranges[*i].len();
+        cells <= MOST_CELLS
+    };
+    let taken = order.iter().position(|i| !within(i)).unwrap_or(order.len()).max(1);
+    if taken < order.len() {
+        note(&format!(
+            "the reasoner is fitted to {taken} of {} episodes, drawn at random: more would take long with {hypotheses} \
+             hypotheses",
+            order.len()
+        ));
+        order.truncate(taken);
+    }
+    // In the order of the file, so that sums are those of before where all are taken.
+    order.sort_unstable();
+    let mut replays = Vec::new();
+    for i in order {
+        let Line::Episode(episode) = &test.lines[i] else { continue };
         replays.push((i, replayer.replay(episode)?));
     }
     let explained: Vec<Explained> = (replays.iter())

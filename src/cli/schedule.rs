@@ -225,8 +225,8 @@ impl Course<'_> {
     /// The dialogue that shows these examples.
     fn after(&self, order: &[usize]) -> Interview<'_> {
         let mut interview = self.sessions.interview();
-        for &i in order {
-            interview.answer(&self.pool[i].question, self.pool[i].answer);
+        for (place, &i) in (1..).zip(order) {
+            interview.answer(&self.pool[i].question.at(place), self.pool[i].answer);
         }
         interview
     }
@@ -257,7 +257,8 @@ impl Course<'_> {
     }
 
     fn model_distance(&self, interview: &Interview, predictor: &mut Predictor) -> Result<f64> {
-        let dialogues: Vec<_> = self.probes.iter().map(|probe| interview.asking(probe)).collect();
+        let place = interview.asked().len() + 1;
+        let dialogues: Vec<_> = self.probes.iter().map(|probe| interview.asking(&probe.at(place))).collect();
         let predicted: Vec<Vec<f64>> = predictor.predict(&dialogues)?.into_iter().map(|p| p.probs).collect();
         Ok(self.distance(&predicted))
     }
@@ -299,7 +300,7 @@ impl Course<'_> {
             text += &format!("\n\n{}:", schedule.name);
             for (place, &i) in schedule.order.iter().enumerate() {
                 let Example { question, answer } = &self.pool[i];
-                let asked = question.text.replace('\n', " / ");
+                let asked = question.at(place + 1).text.replace('\n', " / ");
                 text +=
                     &format!("\n  {}. (example {}) {asked} → {}", place + 1, i + 1, question.labels[*answer]);
             }

@@ -106,7 +106,7 @@ impl Probes {
                 probes.push(question);
             }
         }
-        probes.extend(self.option_sets.iter().cloned());
+        probes.extend(self.option_sets.iter().map(|question| question.at(place)));
         probes
     }
 }

@@ -15,8 +15,8 @@ pub struct Asides<'a> {
     held_out_sets: usize,
     attributes: Vec<Attribute>,
     beliefs: Vec<Question>,
-    /// The held-out option sets as they are worded after so many rounds.
-    sets: HashMap<usize, Vec<Question>>,
+    /// The held-out option sets of a region of the world as they are worded after so many rounds.
+    sets: HashMap<(usize, usize), Vec<Question>>,
     /// Option sets to choose informative ones from, likewise.
     pub(super) candidates: HashMap<usize, Candidates>,
 }
@@ -66,8 +66,9 @@ impl<'a> Asides<'a> {
             episode: replayer.ask(replay, moment, question, truth, belief, &mut errors),
             question: question.clone(),
         };
-        let draw = || replayer.held_out_sets(moment.rounds, self.held_out_sets);
-        let sets = self.sets.entry(moment.rounds).or_insert_with(draw);
+        let region = replay.asked.first().map_or(0, |first| replayer.world().region_of(&first.question));
+        let draw = || replayer.held_out_sets(replay, moment.rounds, self.held_out_sets);
+        let sets = self.sets.entry((region, moment.rounds)).or_insert_with(draw);
         let mut asides: Vec<Aside> =
             sets.iter().map(|set| ask(About::HeldOut, set, moment.best(set), None)).collect();
         if beliefs {

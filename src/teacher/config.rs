@@ -21,8 +21,7 @@ use crate::world::hotels::HotelsConfig;
 use crate::world::markov::MarkovConfig;
 use crate::world::personality::PersonalityConfig;
 use crate::world::process::Process;
-use crate::world::regression::FunctionPrior;
-use crate::world::regression::RegressionConfig;
+use crate::world::regression::{FunctionPrior, RegressionConfig};
 use crate::world::shop::ShopConfig;
 use crate::world::trait_flights::TraitFlightsConfig;
 

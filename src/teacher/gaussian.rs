@@ -130,6 +130,9 @@ impl Weights {
 
     /// Precision and shift are sums over observations, and the prior.
     fn forget(&mut self, discount: f64) {
+        if discount == 1.0 {
+            return;
+        }
         for (at, entry) in self.precision.iter_mut().enumerate() {
             let prior = if at % (self.features + 1) == 0 { self.prior_precision } else { 0.0 };
             *entry = prior + discount * (*entry - prior);

@@ -24,16 +24,15 @@ struct Forecast {
     entropy: f64,
 }
 
-/// The first `count` option sets of a seed, worded for a place (from 1) of an episode; none where the world's questions
-/// cannot be drawn freely.
-pub(super) fn held_out_sets(world: &World, seed: u64, place: usize, count: usize) -> Vec<Question> {
-    world.option_sets(place, count, &mut rng::stream(seed, "teacher.held_out", 0))
+/// What option sets are drawn from: the first ones of a seed are always the same.
+pub(super) fn held_out_draws(seed: u64) -> Stream {
+    rng::stream(seed, "teacher.held_out", 0)
 }
 
 impl HeldOut {
     /// Draws the sets, at random however evidence is chosen; none where the world's questions cannot be drawn freely.
     pub(super) fn draw(world: &World, rules: &Rules, seed: u64) -> HeldOut {
-        let questions = held_out_sets(world, seed, 1, SETS);
+        let questions = world.option_sets(1, SETS, &mut held_out_draws(seed));
         let at_prior = forecasts(&rules.prior(), &questions);
         HeldOut { questions, at_prior }
     }
@@ -67,7 +66,7 @@ impl HeldOut {
         };
         let mut tally = Tally::default();
         for ((forecast, question), &truth) in forecasts.iter().zip(&self.questions).zip(truths) {
-            match rules.oracle_says(question.labels.len(), truth, errors) {
+            match rules.oracle.says(question.labels.len(), truth, errors) {
                 Some(option) => tally.add(option == truth, option == truth, 0.0),
                 None => tally.add(
                     forecast.most_probable == truth,

@@ -63,6 +63,7 @@ mod tests {
         let likelihood = Arc::new(Likelihood::from_log_probs(2, rows));
         let question = Question {
             text: String::new(),
+            placed: None,
             labels: ["heads".to_owned(), "tails".to_owned()].into(),
             factor: 0,
             behaviour: Arc::clone(&likelihood),

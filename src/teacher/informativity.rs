@@ -7,6 +7,8 @@ use crate::world::Question;
 
 /// Random option sets from which the informative ones are selected, as many as published.
 const CANDIDATES: usize = 5000;
+/// Probabilities that are kept of them at most: with very many users there are fewer candidates.
+const MOST_PROBABILITIES: usize = 50_000_000;
 
 /// The part of the candidates that is left out at either end, as too rare to be spanned.
 const TAIL: f64 = 0.01;
@@ -48,14 +50,18 @@ impl Asides<'_> {
         tests: usize,
     ) -> Vec<Informative> {
         let replayer = self.replayer;
-        let draw = || Candidates(replayer.candidates(moment.rounds, CANDIDATES));
+        let draw = || {
+            let users = replayer.world().factors().iter().map(|factor| factor.prior.len()).max().unwrap_or(1);
+            let count = (MOST_PROBABILITIES / users).clamp(100, CANDIDATES);
+            Candidates(replayer.candidates(moment.rounds, count))
+        };
         let candidates = &self.candidates.entry(moment.rounds).or_insert_with(draw).0;
         let gain = |question: &Question| {
             moment.posterior.gain_about(moment.hypotheses[question.factor], question, moment.best(question))
         };
         let gains: Vec<f64> = candidates.iter().map(gain).collect();
         let mut errors = replayer.errors(number, moment);
-        let held_out = replayer.held_out_sets(moment.rounds + 1, tests);
+        let held_out = replayer.held_out_sets(replay, moment.rounds + 1, tests);
         let mut one = |i: usize| {
             let question = &candidates[i];
             let (again, after) = replayer.go_on(replay, moment, question, moment.best(question), &mut errors);

@@ -40,6 +40,7 @@ impl Mixture {
             let likelihood = Arc::new(Likelihood::from_log_probs(labels.len(), log_probs));
             Question {
                 text: String::new(),
+                placed: None,
                 labels: Arc::clone(&labels),
                 factor: 0,
                 behaviour: Arc::clone(&likelihood),
@@ -72,9 +73,7 @@ impl Mixture {
     /// The same with its likelihood to the `power`, after all evidence before it was taken to the `discount`.
     pub fn observe_weighing(&mut self, symbol: usize, Weighing { power, discount }: Weighing) {
         let question = self.question().clone();
-        if discount < 1.0 {
-            self.posterior.forget(discount, &self.factor);
-        }
+        self.posterior.forget(discount, &self.factor);
         self.posterior.observe_to_the_power(&question, symbol, power);
         self.previous = Some(symbol);
     }

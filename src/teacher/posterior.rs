@@ -77,6 +77,9 @@ impl Posterior {
     ///
     /// Called before every answer is observed, this weighs the evidence of k answers ago by discount^k.
     pub fn forget(&mut self, discount: f64, factors: &[Factor]) {
+        if discount == 1.0 {
+            return;
+        }
         for (belief, factor) in self.beliefs.iter_mut().zip(factors) {
             let discounted: Vec<f64> = (belief.alive.iter())
                 .map(|&h| discount * belief.log_probs[h] + (1.0 - discount) * factor.prior[h].ln())
@@ -180,6 +183,7 @@ mod tests {
         let likelihood = Arc::new(likelihood);
         Question {
             text: String::new(),
+            placed: None,
             labels: labels.into(),
             factor: 0,
             behaviour: Arc::clone(&likelihood),

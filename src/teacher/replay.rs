@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 
 use super::config::TeacherConfig;
 use super::drift::Transition;
-use super::held_out::held_out_sets;
+use super::held_out::held_out_draws;
 use super::posterior::Posterior;
 use super::simulate::{Asked, Course, Simulation, assistant_says, user_says};
 use crate::episode::{Answer, Episode, FORMAT_VERSION, Message, Role};
@@ -62,9 +62,11 @@ impl<'a> Replayer<'a> {
     }
 
     /// Option sets shared by all users, the first ones of those that `teacher.json` is about, worded for the moment
-    /// after `rounds` rounds; none where they cannot be drawn freely.
-    pub fn held_out_sets(&self, rounds: usize, count: usize) -> Vec<Question> {
-        held_out_sets(self.world(), self.seed, rounds + 1, count)
+    /// after `rounds` rounds; none where they cannot be drawn freely. In the shop by all episodes of the replay's category.
+    pub fn held_out_sets(&self, replay: &Replay, rounds: usize, count: usize) -> Vec<Question> {
+        let Some(first) = replay.asked.first() else { return Vec::new() };
+        let draws = &mut held_out_draws(self.seed);
+        self.world().option_sets_for(&first.question, rounds + 1, count, draws)
     }
 
     /// Goes through an episode again.

@@ -133,7 +133,7 @@ impl Weighing {
 /// What a config says about how a teacher starts, learns and predicts.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
-    oracle: Oracle,
+    pub(super) oracle: Oracle,
     factors: Vec<Factor>,
     weighing: Weighing,
     expected_change: Option<Transition>,
@@ -159,18 +159,11 @@ impl Rules {
     /// Takes in what the user answered.
     pub(super) fn observe(&self, posterior: &mut Posterior, question: &Question, answer: usize) {
         let Weighing { power, discount } = self.weighing;
-        if discount < 1.0 {
-            posterior.forget(discount, &self.factors);
-        }
+        posterior.forget(discount, &self.factors);
         posterior.observe_to_the_power(question, answer, power);
         if let Some(change) = &self.expected_change {
             posterior.advance(change);
         }
-    }
-
-    /// The option that an oracle predicts and says; none of a teacher that knows only its posterior.
-    pub(super) fn oracle_says(&self, options: usize, truth: usize, draws: &mut Stream) -> Option<usize> {
-        self.oracle.says(options, truth, draws)
     }
 }
 

@@ -262,7 +262,7 @@ impl<'a> Course<'a> {
         errors: &mut Stream,
     ) -> Forecast {
         let mut probs = posterior.predictive(question);
-        let (most_probable, best_reward) = match self.rules.oracle_says(probs.len(), truth, errors) {
+        let (most_probable, best_reward) = match self.rules.oracle.says(probs.len(), truth, errors) {
             Some(option) => {
                 probs = one_hot(probs.len(), option);
                 (option, option)

@@ -48,6 +48,7 @@ impl Attribute {
             Arc::new(Likelihood::Choice { options: self.levels, choices: self.level_of.clone() });
         Question {
             text: self.ask.clone(),
+            placed: None,
             labels: numbered(self.levels).into(),
             factor: self.factor,
             behaviour: Arc::clone(&likelihood),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::attribute::{self, MOST_LEVELS};
 use super::likelihood::EQUAL;
 use super::text::{Template, TextMistake, TextTemplates, Texts};
-use super::{Factor, Likelihood, Question, Reward, Weights};
+use super::{Factor, Likelihood, PLACE, Question, Reward, Weights};
 use crate::error::usage;
 use crate::rng::Stream;
 
@@ -424,12 +424,15 @@ impl ChoiceWorld {
         } else {
             Arc::new(self.likelihood(self.users, &features))
         };
-        let place = place.to_string();
-        Question {
-            text: self.question.fill(|slot| match slot.checked_sub(1) {
-                None => &place,
+        let text_at = |place: &str| {
+            self.question.fill(|slot| match slot.checked_sub(1) {
+                None => place,
                 Some(i) => &self.attributes[i % k].levels[levels[i / k][i % k]],
-            }),
+            })
+        };
+        Question {
+            text: text_at(&place.to_string()),
+            placed: (self.question.count(0) > 0).then(|| text_at(PLACE).into()),
             labels: Arc::clone(&self.labels),
             factor: 0,
             likelihood: supposed,

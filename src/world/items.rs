@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::graded::GradedItem;
 use super::text::{Template, TextMistake, TextTemplates, Texts};
-use super::{Attribute, Factor, Likelihood, Question, Reward};
+use super::{Attribute, Factor, Likelihood, PLACE, Question, Reward};
 use crate::rng::Stream;
 
 /// In which order questions are asked.
@@ -214,6 +214,7 @@ impl ItemWorld {
         let place = place.to_string();
         Question {
             text: item.text.fill(|_| &place),
+            placed: (item.text.count(0) > 0).then(|| item.text.fill(|_| PLACE).into()),
             labels: Arc::clone(&item.labels),
             factor: item.factor,
             likelihood: Arc::clone(&item.likelihood),

@@ -66,6 +66,8 @@ pub struct Factor {
 pub struct Question {
     /// How it reads, options included.
     pub text: String,
+    /// The same with [`PLACE`] where it says its place in the episode; none where it does not.
+    pub placed: Option<Arc<str>>,
     /// The label of each option.
     pub labels: Arc<[String]>,
     /// Index of the factor that it bears on.
@@ -76,6 +78,21 @@ pub struct Question {
     pub behaviour: Arc<Likelihood>,
     /// What recommending an option is worth.
     pub reward: Reward,
+}
+
+/// Stands for a question's place in [`Question::placed`]: a character that no text has.
+const PLACE: &str = "\u{f8ff}";
+
+impl Question {
+    /// The same question as it reads at a place (from 1) of an episode.
+    #[must_use]
+    pub fn at(&self, place: usize) -> Question {
+        let text = match &self.placed {
+            Some(placed) => placed.replace(PLACE, &place.to_string()),
+            None => self.text.clone(),
+        };
+        Question { text, ..self.clone() }
+    }
 }
 
 /// What recommending an option is worth, for the rule of highest expected reward.
@@ -286,6 +303,35 @@ impl World {
             World::TraitFlights(world) => Some(world.option_set(place, draws)),
         };
         (0..count).map_while(draw).collect()
+    }
+
+    /// Whether option sets can be drawn freely, at least for an episode: see [`option_sets_for`](Self::option_sets_for).
+    pub fn has_option_sets(&self) -> bool {
+        !matches!(self, World::Items(_))
+    }
+
+    /// As [`option_sets`](Self::option_sets), such as could be asked in the episode that begins with `first`: the shop's are
+    /// of its category.
+    pub fn option_sets_for(
+        &self,
+        first: &Question,
+        place: usize,
+        count: usize,
+        draws: &mut Stream,
+    ) -> Vec<Question> {
+        match self {
+            World::Shop(shop) => shop.option_sets(shop.category_of(first), count, draws),
+            _ => self.option_sets(place, count, draws),
+        }
+    }
+
+    /// Where the option sets of the episode that begins with `first` come from: in the shop its category, elsewhere always
+    /// the same.
+    pub fn region_of(&self, first: &Question) -> usize {
+        match self {
+            World::Shop(shop) => shop.category_of(first),
+            _ => 0,
+        }
     }
 
     /// Draws the questions of an episode of at most [`max_rounds`](World::max_rounds) rounds.

@@ -139,9 +139,20 @@ impl Shop {
 
     /// Questions about products of one category.
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
-        let category = &self.categories[draws.below(self.categories.len())];
+        self.option_sets(draws.below(self.categories.len()), rounds, draws)
+    }
+
+    /// The index of the category that a question of the shop's is about.
+    pub(super) fn category_of(&self, question: &Question) -> usize {
+        let asks = |category: &Category| question.text.starts_with(&opening(category));
+        self.categories.iter().position(asks).unwrap_or(0)
+    }
+
+    /// Questions about products of a category, as an index.
+    pub(super) fn option_sets(&self, category: usize, count: usize, draws: &mut Stream) -> Vec<Question> {
+        let category = &self.categories[category];
         let mut shelf: Vec<usize> = (0..category.products.len()).collect();
-        (0..rounds)
+        (0..count)
             .map(|_| {
                 draws.shuffle(&mut shelf);
                 let products: Vec<&Product> =
@@ -163,6 +174,7 @@ impl Shop {
         );
         Ok(Question {
             text: format!("Which of these products is the best option?\n{}", options.join("\n")),
+            placed: None,
             labels: Arc::clone(&self.labels),
             factor: 0,
             likelihood: Arc::clone(&self.likelihood),
@@ -175,6 +187,7 @@ impl Shop {
         let choices = self.goals.iter().map(|goal| choice(goal, products) as u8).collect();
         Question {
             text: text(category, products),
+            placed: None,
             labels: Arc::clone(&self.labels),
             factor: 0,
             likelihood: Arc::clone(&self.likelihood),
@@ -205,8 +218,12 @@ fn choice(goal: &Goal, products: &[&Product]) -> usize {
     (0..products.len()).max_by_key(worth).unwrap_or(0)
 }
 
+fn opening(category: &Category) -> String {
+    format!("Which of these {} is the best option?", category.name)
+}
+
 fn text(category: &Category, products: &[&Product]) -> String {
-    let mut text = format!("Which of these {} is the best option?", category.name);
+    let mut text = opening(category);
     for (i, product) in products.iter().enumerate() {
         text += &format!("\nProduct {}:\n{}", i + 1, product.title);
         for (option, &value) in category.options.iter().zip(&product.options) {
@@ -282,6 +299,14 @@ mod tests {
             assert!(first.contains("coffee") || first.contains("backpacks"));
             assert!(questions.iter().all(|q| q.text.starts_with(&first)));
             assert!(questions.iter().all(|q| matches!(*q.likelihood, Likelihood::Uniform { options: 3 })));
+        }
+        // What is asked aside is of the episode's category.
+        for index in 0..20 {
+            let draws = &mut rng::stream(2, "test", index);
+            let first = &shop.questions(5, draws)[0];
+            let sets = shop.option_sets(shop.category_of(first), 10, draws);
+            let name = |question: &Question| question.text.lines().next().unwrap().to_owned();
+            assert!(sets.len() == 10 && sets.iter().all(|set| name(set) == name(first)));
         }
         let unknown = Shop::new(&ShopConfig { categories: vec!["cars".into()] }).unwrap_err().to_string();
         assert!(unknown.contains("\"cars\"") && unknown.contains("bed sheets"), "{unknown}");
