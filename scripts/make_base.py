@@ -125,15 +125,25 @@ def questions(rng):
     return messages
 
 
-def corpus(seed, split, count, share_of_questions=SHARE_OF_QUESTIONS):
+def dialogue(rng, share_of_questions):
+    """(world, messages)"""
+    about_items = rng.random() < share_of_questions
+    return ("base-questions", questions(rng)) if about_items else ("base-questionnaire", questionnaire(rng))
+
+
+def corpus(seed, split, count, draw):
     """Dialogue i of a split follows from (seed, split, i) alone."""
     for i in range(count):
-        rng = random.Random(f"{seed}/{split}/{i}")
+        world, messages = draw(random.Random(f"{seed}/{split}/{i}"))
         name = f"{split}-{i:06d}"
-        about_items = rng.random() < share_of_questions
-        messages = questions(rng) if about_items else questionnaire(rng)
-        world = "base-questions" if about_items else "base-questionnaire"
         yield {"format_version": 1, "id": name, "world": world, "user": name, "messages": messages}
+
+
+def write_corpus(folder, seed, split, count, draw):
+    folder.mkdir(exist_ok=True)
+    with open(folder / f"{split}.jsonl", "w", encoding="utf-8", newline="\n") as file:
+        for episode in corpus(seed, split, count, draw):
+            file.write(json.dumps(episode, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 USER, ASSISTANT, SYSTEM, END, BOS, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<s>", "<pad>"
@@ -146,7 +156,8 @@ TEMPLATE = (
 PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
-def make_tokenizer(path, vocabulary, episodes):
+def make_tokenizer(path, vocabulary, text, whole):
+    """Byte pairs as `text` has them; what is in `whole` becomes one token each."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -164,9 +175,8 @@ def make_tokenizer(path, vocabulary, episodes):
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in (PAD, BOS, END, USER, ASSISTANT, SYSTEM)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator((m["content"] for e in episodes for m in e["messages"]), trainer)
-    # Each item's sentence is one token, so that a small model need not learn to read.
-    tokenizer.add_tokens([AddedToken(" " + sentence, special=False, normalized=False) for sentence, _, _ in ITEMS])
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in whole])
     tokenizer.save(str(path))
     return tokenizer
 
@@ -175,9 +185,9 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def make_model_folder(folder, vocabulary, episodes):
+def make_model_folder(folder, vocabulary, text, whole):
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(folder / "tokenizer.json", vocabulary, episodes)
+    tokenizer = make_tokenizer(folder / "tokenizer.json", vocabulary, text, whole)
     ids = {"bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD}
     ids = {key: tokenizer.token_to_id(token) for key, token in ids.items()}
     write_json(
@@ -229,14 +239,14 @@ def main():
     parser.add_argument("--validation", type=int, default=128, help="dialogues for validation")
     parser.add_argument("--vocabulary", type=int, default=600)
     args = parser.parse_args()
-    make_model_folder(args.out / "model", args.vocabulary, list(corpus(args.seed, "train", 1000)))
-    text = args.out / "text"
-    text.mkdir(exist_ok=True)
+    sample = corpus(args.seed, "train", 1000, lambda rng: dialogue(rng, SHARE_OF_QUESTIONS))
+    # Each item's sentence is one token, so that a small model need not learn to read.
+    sentences = [" " + sentence for sentence, _, _ in ITEMS]
+    text = (m["content"] for episode in sample for m in episode["messages"])
+    make_model_folder(args.out / "model", args.vocabulary, text, sentences)
     # Validation is on questionnaires only: questions have no answers to measure.
     for split, count, share in (("train", args.train, SHARE_OF_QUESTIONS), ("validation", args.validation, 0.0)):
-        with open(text / f"{split}.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for episode in corpus(args.seed, split, count, share):
-                file.write(json.dumps(episode, ensure_ascii=False, separators=(",", ":")) + "\n")
+        write_corpus(args.out / "text", args.seed, split, count, lambda rng: dialogue(rng, share))
 
 
 if __name__ == "__main__":
