@@ -16,7 +16,7 @@ use bayesteach::episode::{self, Episode, Role};
 use bayesteach::metrics::{Calibration, argmax, entropy};
 use bayesteach::rng;
 use bayesteach::teacher::{
-    Decision, Posterior, SplitBy, SplitConfig, TEACHER_FILE, Targets, TeacherAt, TeacherConfig,
+    Decision, Kind, Posterior, SplitBy, SplitConfig, TEACHER_FILE, Targets, TeacherAt, TeacherConfig,
     TeacherSummary, WorldName, expected_rewards, simulate, teach,
 };
 use bayesteach::world::flights::Feature;
@@ -44,7 +44,7 @@ fn mean_curve(summaries: &[TeacherSummary], value: impl Fn(&TeacherAt) -> f64) -
     (0..curves[0].len()).map(|i| curves.iter().map(|c| c[i]).sum::<f64>() / curves.len() as f64).collect()
 }
 
-/// A set of 100 held-out option sets moves the numbers by about .01 (its own sampling error); eight seeds by a third
+/// teaching.md, A.2. A set of 100 held-out option sets moves the numbers by about .01 (its own sampling error); eight seeds by a third
 /// of that, and the published table averages three.
 #[test]
 fn flights_curve_as_published() {
@@ -171,7 +171,7 @@ fn users_of_so_many_features() {
     }
 }
 
-/// Highest expected reward. Two and three features: the reference simulations. Five: a plain simulation in Python,
+/// teaching.md, A.2, highest expected reward. Two and three features: the reference simulations. Five: a plain simulation in Python,
 /// 20 draws of 100 option sets × 60 users, because the reference's .64 after 2 observations is one draw's luck.
 #[test]
 fn flights_curves_with_fewer_and_more_features() {
@@ -209,7 +209,7 @@ const PER_QUESTION: [(f64, f64); 10] = [
     (0.583, 1.039),
 ];
 
-/// Goes through every possible count of earlier answers on a trait, with its exact probability.
+/// teaching.md, B.4, items (1). Goes through every possible count of earlier answers on a trait, with its exact probability.
 #[test]
 fn personality_curve_by_exact_enumeration() {
     let world = World::personality(&Default::default()).unwrap();
@@ -388,7 +388,7 @@ fn counts_of(n: usize) -> Vec<[usize; 5]> {
     all
 }
 
-/// The published setting as a whole: 3,125 users × 5 traces of 50 items.
+/// teaching.md, B.1 and B.4: the published setting as a whole, 3,125 users × 5 traces of 50 items.
 #[test]
 fn personality_as_published() {
     let dir = temporary();
@@ -442,6 +442,43 @@ fn the_teacher_is_calibrated() {
         println!("{world_name:?}: ece {ece:.5}, expected {expected:?}");
         assert_near("ece", ece, expected.mean, 4.0 * expected.standard_deviation);
     }
+}
+
+/// Talts et al. (2018): where users are drawn from the prior, the true hypothesis has a uniform rank in the posterior after
+/// an episode (randomised here, since hypotheses are discrete). A teacher who forgets fails the same test.
+#[test]
+fn posteriors_rank_the_truth_evenly() {
+    const BINS: usize = 20;
+    let chi_square = |config: &TeacherConfig| {
+        let world = config.build_world().unwrap();
+        let draws = &mut rng::stream(6, "ranks", 0);
+        let mut counts = [0.0; BINS];
+        for episode in 0..2000 {
+            let user = draws.below(world.users());
+            let truth = world.user(user);
+            let mut after = Posterior::prior(world.factors());
+            simulate(config, &world, 7, user, episode, |posterior| after = posterior.clone());
+            let factor = draws.below(truth.len());
+            let marginal = after.marginal(factor);
+            let below: f64 = marginal[..truth[factor]].iter().sum();
+            let rank = below + draws.uniform() * marginal[truth[factor]];
+            counts[((rank * BINS as f64) as usize).min(BINS - 1)] += 1.0;
+        }
+        let expected = 2000.0 / BINS as f64;
+        counts.iter().map(|c: &f64| (c - expected).powi(2) / expected).sum::<f64>()
+    };
+    let worlds = [WorldName::Flights, WorldName::Hotels, WorldName::Personality, WorldName::TraitFlights];
+    for world in worlds {
+        let found = chi_square(&TeacherConfig::new(world.clone()));
+        println!("{world:?}: chi-square of 19 degrees of freedom {found:.1}");
+        // The .999 quantile is 43.8.
+        assert!(found < 43.8, "{world:?}: {found}");
+    }
+    let mut forgetful = TeacherConfig { kind: Kind::Forgetful, ..TeacherConfig::new(WorldName::Personality) };
+    forgetful.forgetful.discount = 0.5;
+    let found = chi_square(&forgetful);
+    println!("forgetful: {found:.1}");
+    assert!(found > 43.8, "{found}");
 }
 
 // ------------------------------------------------------------------------------------- brute force from the text

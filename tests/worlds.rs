@@ -35,7 +35,7 @@ fn held_out_curve(config: &TeacherConfig, seeds: u64, value: impl Fn(&TeacherAt)
 
 // ------------------------------------------------------------------------------------------------ worlds of choice
 
-/// The published assistant's rule, highest expected reward, in the reference simulation. A set of 100 held-out option
+/// teaching.md, A.2: the published assistant's rule, highest expected reward, in the reference simulation. A set of 100 held-out option
 /// sets moves the numbers by about .01, eight by a third of that.
 #[test]
 fn hotels_curve_as_published() {
@@ -587,7 +587,7 @@ fn questionnaire(slope: f64, d: f64, lapse: f64) -> TeacherConfig {
     config
 }
 
-/// The parameters at which an exact enumeration outside this program found the published .536 and 1.140 nats, with the
+/// teaching.md, B.4 (2): the parameters at which an exact enumeration outside this program found the published .536 and 1.140 nats, with the
 /// thresholds midway between levels and a lapse; and that without the lapse the entropy is 1.070.
 #[test]
 fn lapses_reach_the_published_numbers_as_well() {
@@ -614,7 +614,7 @@ fn lapses_reach_the_published_numbers_as_well() {
     }
 }
 
-/// The reference: slopes of mean 1.7, thresholds .8 apart, shifts of standard deviation 1: .541 and 1.139 nats on its
+/// teaching.md, B.4 (3): slopes of mean 1.7, thresholds .8 apart, shifts of standard deviation 1: .541 and 1.139 nats on its
 /// one questionnaire; twelve of ours, and the spread between them.
 #[test]
 fn items_that_differ_reach_the_published_numbers_as_well() {
@@ -656,7 +656,7 @@ fn levels_found(config: &TeacherConfig, users: impl Iterator<Item = usize>) -> (
     (found.map(|f| f / n), all / n)
 }
 
-/// The reference's exact and simulated numbers for identical items.
+/// teaching.md, B.4, order: exact and simulated numbers for identical items.
 #[test]
 fn orders_change_the_course_and_not_the_end() {
     let cases = [(Order::Blocked, [0.34, 0.48, 0.62]), (Order::Interleaved, [0.63, 0.75, 0.82])];
@@ -688,7 +688,7 @@ fn orders_change_the_course_and_not_the_end() {
     }
 }
 
-/// The reference's simulation of items that differ: slopes of mean 1.9 and standard deviation .4, shifts of .5.
+/// teaching.md, B.5: the simulation of items that differ, slopes of mean 1.9 and standard deviation .4, shifts of .5.
 #[test]
 fn orders_of_items_that_differ() {
     let cases = [

@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(spread(&[2.0, 2.0, 2.0], 2).len(), 2);
     }
 
-    /// The published sizes: under the uniform prior of four features, g over random sets has mean 1.07 and standard
+    /// teaching.md, A.9: under the uniform prior of four features, g over random sets has mean 1.07 and standard
     /// deviation .22 nats, 1 to 99 % of it from .74 to 1.78; its expectation is at most ln 3. And g is by how much the
     /// posterior of the truth rises.
     #[test]
