@@ -445,7 +445,7 @@ fn the_teacher_is_calibrated() {
 }
 
 /// Talts et al. (2018): where users are drawn from the prior, the true hypothesis has a uniform rank in the posterior after
-/// an episode (randomised here, since hypotheses are discrete). A teacher who forgets fails the same test.
+/// an episode (randomised here, since hypotheses are discrete). A tempered teacher fails the same test.
 #[test]
 fn posteriors_rank_the_truth_evenly() {
     const BINS: usize = 20;
@@ -474,10 +474,10 @@ fn posteriors_rank_the_truth_evenly() {
         // The .999 quantile is 43.8.
         assert!(found < 43.8, "{world:?}: {found}");
     }
-    let mut forgetful = TeacherConfig { kind: Kind::Forgetful, ..TeacherConfig::new(WorldName::Personality) };
-    forgetful.forgetful.discount = 0.5;
-    let found = chi_square(&forgetful);
-    println!("forgetful: {found:.1}");
+    let mut tempered = TeacherConfig { kind: Kind::Tempered, ..TeacherConfig::new(WorldName::Personality) };
+    tempered.tempered.power = 3.0;
+    let found = chi_square(&tempered);
+    println!("tempered: {found:.1}");
     assert!(found > 43.8, "{found}");
 }
 
