@@ -66,7 +66,7 @@ pub struct Factor {
 pub struct Question {
     /// How it reads, options included.
     pub text: String,
-    /// The same with [`PLACE`] where it says its place in the episode; none where it does not.
+    /// The same with a mark where it says its place in the episode, for [`at`](Question::at); none where it does not.
     pub placed: Option<Arc<str>>,
     /// The label of each option.
     pub labels: Arc<[String]>,
@@ -80,7 +80,7 @@ pub struct Question {
     pub reward: Reward,
 }
 
-/// Stands for a question's place in [`Question::placed`]: a character that no text has.
+/// The mark: a character that no text has.
 const PLACE: &str = "\u{f8ff}";
 
 impl Question {
