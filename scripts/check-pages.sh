@@ -34,7 +34,7 @@ load() {
 }
 
 # The addresses that the page asked for, besides files and data. What the browser asks for on its own account (updates, sign-in)
-# has no origin that started it, and comes at any time.
+# has no origin that started it, or one of its own pages, and comes at any time.
 addresses() {
     python3 - "$1" <<'PYTHON'
 import json, sys
@@ -47,7 +47,7 @@ start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
 found = set()
 for event in log["events"]:
     request = event.get("params", {})
-    if event["type"] != start or request.get("initiator", "") == "not an origin":
+    if event["type"] != start or request.get("initiator", "").startswith(("not an origin", "chrome")):
         continue
     if request.get("url", "").startswith(("http:", "https:", "ws:", "wss:", "ftp:")):
         found.add(request["url"].split("?")[0])
