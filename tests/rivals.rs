@@ -446,7 +446,7 @@ fn item_rows(slope: f64, shift: f64, spacing: f64) -> Vec<Vec<f64>> {
 
 /// teaching.md, B.4, (1) and (3): which items make a teacher who is right .536 of the time at 1.14 nats. Ten items of one
 /// trait, the answers drawn; of items alike the published point, the ends of the region around it and another point far from
-/// it, of items that differ (slopes lognormal, sd .4) the example and what other distances of the thresholds give.
+/// it, of items that differ (slopes lognormal, sd .4) the example.
 #[test]
 fn items_that_make_the_published_teacher() {
     let factors = [Factor { name: "trait".into(), prior: vec![0.2; 5] }];

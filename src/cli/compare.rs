@@ -34,9 +34,9 @@ pub(super) fn command(runs: &[PathBuf], pool: bool, json: bool) -> Result<Done> 
     print(&format!(
         "{answers} answers in {episodes} episodes of {users} users{pooled}, with 95 % intervals over users\n"
     ));
-    print(&overall(&comparison.columns()));
-    print("\nby the number of earlier answers that bear on the answer\n");
     let columns = comparison.columns();
+    print(&overall(&columns));
+    print("\nby the number of earlier answers that bear on the answer\n");
     print(&by_observations(&columns));
     for (title, of) in ASIDES {
         let aside: Vec<&Compared> = columns.iter().filter_map(|column| of(column)).collect();

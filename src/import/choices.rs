@@ -117,6 +117,7 @@ pub fn interactions(path: &Path, config: &TeacherConfig, seed: u64) -> Result<Im
             ensure!(!line.rounds.is_empty(), "there are no rounds");
             let Some(first) = line.rounds[0].options.first() else { bail!("round 0 has no options") };
             let (key, place) = worlds.of(first, line.features.as_deref())?;
+            // Only whether they can be asked: they are made again when the teacher comes to them.
             place.questions(&line.rounds)?;
             let user = user_name(line.idx.as_ref(), number);
             Ok((key, Person { id: format!("{stem}-{number:06}"), user, said: line.rounds.clone() }))

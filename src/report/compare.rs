@@ -281,8 +281,7 @@ impl Compared {
 
 impl Estimate {
     fn new(measure: Measure, mean: f64, standard_error: Option<f64>) -> Self {
-        let interval = standard_error.map(|e| [mean - HALF_WIDTH * e, mean + HALF_WIDTH * e]);
-        Self { measure, mean, standard_error, interval }
+        Self { measure, mean, standard_error, interval: interval(mean, standard_error) }
     }
 
     /// The mean over seeds, whose users have nothing to do with one another; none of none.
@@ -295,6 +294,11 @@ impl Estimate {
         let error = errors.map(|errors| errors.iter().map(|e| e * e).sum::<f64>().sqrt() / n);
         Some(Self::new(first.measure, seeds.iter().map(|e| e.mean).sum::<f64>() / n, error))
     }
+}
+
+/// 95 % around a mean.
+fn interval(mean: f64, standard_error: Option<f64>) -> Option<[f64; 2]> {
+    standard_error.map(|e| [mean - HALF_WIDTH * e, mean + HALF_WIDTH * e])
 }
 
 /// What was found out about all seeds alike.
@@ -314,8 +318,7 @@ fn findings_of(measures: &Measures) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut estimate = |title, estimate: Option<metrics::Estimate>| {
         if let Some(metrics::Estimate { value, standard_error }) = estimate {
-            let interval = standard_error.map(|e| [value - HALF_WIDTH * e, value + HALF_WIDTH * e]);
-            found.push(Finding { title, value, interval });
+            found.push(Finding { title, value, interval: interval(value, standard_error) });
         }
     };
     if let Some(probe) = &measures.probe {
@@ -340,7 +343,7 @@ fn findings_of(measures: &Measures) -> Vec<Finding> {
             fitted("weight of an answer", weight);
         }
         if let Some(lapse) = &reasoner.lapse {
-            fitted("how often users are taken to answer at random", lapse);
+            fitted("lapses supposed of users", lapse);
         }
         fitted("temperature", &reasoner.temperature);
     }

@@ -114,8 +114,15 @@ struct Session<'a> {
     state: State,
     steps: usize,
     sampler: Sampler,
-    /// The micro-batches of a step to come, with its number: made while a GPU computed the one before.
-    next: Option<(usize, Vec<MicroBatch<'a>>)>,
+    /// Made while a GPU computed the step before.
+    next: Option<Prepared<'a>>,
+}
+
+/// A step's batch, and the parts in which it goes through the model.
+struct Prepared<'a> {
+    step: usize,
+    batch: Vec<usize>,
+    micro_batches: Vec<MicroBatch<'a>>,
 }
 
 /// Trains; leaves the trained weights in `decoder`, and checkpoints and metrics in `run_dir`.
@@ -255,17 +262,19 @@ impl<'a> Session<'a> {
     fn step(&mut self) -> Result<StepRecord> {
         let started = Instant::now();
         let step = self.state.step;
-        let batch = self.sampler.batch(step);
         let settings = self.loss_settings();
         let (data, sampler) = (self.data, &self.sampler);
         let decoder = &*self.decoder;
-        let micro_batches =
-            |step: usize| micro_batches_of(decoder, &data.train, &sampler.batch(step), &settings);
-        let prepared = self.next.take().filter(|(of, _)| *of == step);
-        let prepared = prepared.map_or_else(|| micro_batches(step), |(_, prepared)| prepared);
+        let prepare = |step: usize| {
+            let batch = sampler.batch(step);
+            let micro_batches = micro_batches_of(decoder, &data.train, &batch, &settings);
+            Prepared { step, batch, micro_batches }
+        };
+        let prepared = self.next.take().filter(|prepared| prepared.step == step);
+        let Prepared { batch, micro_batches, .. } = prepared.unwrap_or_else(|| prepare(step));
         let mut next = None;
-        let meanwhile = || next = Some((step + 1, micro_batches(step + 1)));
-        let sums = step_sums_of(decoder, &prepared, &settings, step, meanwhile)
+        let meanwhile = || next = Some(prepare(step + 1));
+        let sums = step_sums_of(decoder, &micro_batches, &settings, step, meanwhile)
             .with_context(|| format!("step {}{}", step + 1, self.culprits(&batch)))?;
         self.next = next;
         let loss = sums.loss / sums.weight;

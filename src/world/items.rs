@@ -76,6 +76,8 @@ pub struct ItemWorld {
 #[derive(Clone, Debug)]
 struct Item {
     text: Template,
+    /// See [`Question::placed`]: the same wherever the item is asked.
+    placed: Option<Arc<str>>,
     labels: Arc<[String]>,
     group: usize,
     factor: usize,
@@ -99,6 +101,7 @@ impl ItemWorld {
                 )
                 .map_err(|message| TextMistake { key: "question", message })?;
                 Ok(Item {
+                    placed: (template.count(0) > 0).then(|| template.fill(|_| PLACE).into()),
                     text: template,
                     labels: item.labels,
                     group: item.group,
@@ -214,7 +217,7 @@ impl ItemWorld {
         let place = place.to_string();
         Question {
             text: item.text.fill(|_| &place),
-            placed: (item.text.count(0) > 0).then(|| item.text.fill(|_| PLACE).into()),
+            placed: item.placed.clone(),
             labels: Arc::clone(&item.labels),
             factor: item.factor,
             likelihood: Arc::clone(&item.likelihood),

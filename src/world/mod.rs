@@ -80,6 +80,11 @@ pub struct Question {
     pub reward: Reward,
 }
 
+/// How many combinations of hypotheses there are.
+fn combinations(factors: &[Factor]) -> usize {
+    factors.iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul)
+}
+
 /// The mark: a character that no text has.
 const PLACE: &str = "\u{f8ff}";
 
@@ -238,8 +243,7 @@ impl World {
 
     /// How many different users there are: every combination of hypotheses once, or as many people as were declared.
     pub fn users(&self) -> usize {
-        let grid = || self.factors().iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul);
-        self.population().unwrap_or_else(grid)
+        self.population().unwrap_or_else(|| combinations(self.factors()))
     }
 
     /// The number of people drawn from the prior, where users are that.

@@ -24,7 +24,7 @@ use super::ipip::{ITEMS, Key, Trait};
 use super::items::{ItemParts, ItemWorld, ItemWorldParts};
 use super::joint::Joint;
 use super::text::TextTemplates;
-use super::{Attribute, Factor, Likelihood, Reward};
+use super::{Attribute, Factor, Likelihood, Reward, combinations};
 use crate::error::usage;
 use crate::rng;
 
@@ -337,7 +337,7 @@ pub(super) fn world(config: &PersonalityConfig) -> Result<ItemWorld> {
 /// If there are too many users to be numbered.
 pub(super) fn world_of(questionnaire: Questionnaire, order: Order) -> Result<ItemWorld> {
     let Questionnaire { joint, items, attributes } = questionnaire;
-    let users = joint.factors.iter().map(|factor| factor.prior.len()).fold(1, usize::saturating_mul);
+    let users = combinations(&joint.factors);
     if u32::try_from(users).is_err() {
         return Err(usage(format!(
             "the levels of {} traits make {users} users, at most {} can be told apart: give fewer levels",

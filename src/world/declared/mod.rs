@@ -22,7 +22,7 @@ use toml::Spanned;
 use self::file::{TextTable, WorldFile};
 use self::mistake::{Mistake, mistake};
 use super::text::{TextMistake, TextTemplates};
-use super::{Factor, World};
+use super::{Factor, World, combinations};
 use crate::error::usage;
 
 /// The most options that a question may have.
@@ -129,8 +129,7 @@ fn check_users(file: &WorldFile, factors: &[Factor]) -> Result<(), Mistake> {
             ),
         });
     }
-    let users = factors.iter().map(|f| f.prior.len()).fold(1, usize::saturating_mul);
-    if users > MOST_USERS {
+    if combinations(factors) > MOST_USERS {
         return Err(Mistake {
             span: last_table(file),
             message: format!(
