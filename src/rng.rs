@@ -12,14 +12,25 @@ pub struct Stream(ChaCha8Rng);
 
 /// The stream of `(seed, purpose, index)`.
 pub fn stream(seed: u64, purpose: &str, index: u64) -> Stream {
+    Stream(ChaCha8Rng::from_seed(key(seed, purpose, index)))
+}
+
+/// The key of ChaCha8 whose words the stream of `(seed, purpose, index)` has.
+pub fn key(seed: u64, purpose: &str, index: u64) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());
     hasher.update(&index.to_le_bytes());
     hasher.update(purpose.as_bytes());
-    Stream(ChaCha8Rng::from_seed(*hasher.finalize().as_bytes()))
+    *hasher.finalize().as_bytes()
 }
 
 impl Stream {
+    /// The stream from its word `first` on: what `first` times [`Stream::bits`] would have left.
+    pub fn from_word(mut self, first: u64) -> Self {
+        self.0.set_word_pos(first.into());
+        self
+    }
+
     /// Uniform 32 bits.
     pub fn bits(&mut self) -> u32 {
         self.0.next_u32()

@@ -16,6 +16,7 @@ use bayesteach::model::lora::{Lora, LoraConfig};
 use bayesteach::model::peft;
 use bayesteach::ops::adamw::{self, Moments, Step};
 use bayesteach::ops::attention::{self, Rows, Spec};
+use bayesteach::ops::dropout::Dropout;
 use bayesteach::ops::glu::{self, Activation};
 use bayesteach::ops::kl::{self, Targets};
 use bayesteach::ops::linear;
@@ -175,6 +176,19 @@ fn kl_and_adamw_agree_with_the_cpu() {
 }
 
 /// From where the tests run, not from where they were built: the binary may have been carried.
+/// The same bits: a run goes on elsewhere with the masks that it had.
+#[test]
+fn dropout_masks_are_those_of_the_cpu() {
+    let dropout = Dropout { p: 0.3, seed: 5, keys: vec![9, 10, 11, 12] };
+    for dtype in [DType::F32, DType::BF16] {
+        let mask = |device: &Device| {
+            let like = Tensor::zeros((1, 333), dtype, device).unwrap();
+            values(&dropout.mask("m", &[0, 1, 1, 150, 157], &like).unwrap())
+        };
+        assert!(mask(&gpu()) == mask(&Device::Cpu), "{dtype:?}");
+    }
+}
+
 fn folder(family: &str) -> PathBuf {
     Path::new("tests/data/reference").join(family)
 }

@@ -196,8 +196,7 @@ impl LinearCase {
     }
 
     fn mask(self, x: &Tensor) -> Option<Tensor> {
-        let (n, width) = x.dims2().unwrap();
-        let mask = dropout(0.3, &[9]).mask("m", &[0, n as u32], width, x.dtype(), &Device::Cpu);
+        let mask = dropout(0.3, &[9]).mask("m", &[0, x.dim(0).unwrap() as u32], x);
         self.dropout.then(|| mask.unwrap())
     }
 
@@ -301,7 +300,7 @@ fn linears_that_share_an_input_do_what_each_does_alone() {
                     (draw(&[d_out, d_in]), lora, draw(&[n, d_out]))
                 })
                 .collect();
-            let mask = dropout(0.3, &[9]).mask("m", &[0, n as u32], d_in, dtype, &Device::Cpu).unwrap();
+            let mask = dropout(0.3, &[9]).mask("m", &[0, n as u32], &x).unwrap();
             let layers: Vec<(linear::Layer, &Tensor)> = tensors
                 .iter()
                 .map(|(weight, lora, dy)| {
@@ -429,7 +428,8 @@ fn linear_refuses_what_does_not_fit() {
 #[test]
 fn dropout_masks_depend_on_their_key_only() {
     let mask = |p, keys: &[u64], module: &str, boundaries: &[u32]| {
-        let mask = dropout(p, keys).mask(module, boundaries, 40, DType::F32, &Device::Cpu).unwrap();
+        let like = Tensor::zeros((1, 40), DType::F32, &Device::Cpu).unwrap();
+        let mask = dropout(p, keys).mask(module, boundaries, &like).unwrap();
         assert_eq!(mask.dims(), [*boundaries.last().unwrap() as usize, 40]);
         values(&mask)
     };
@@ -444,10 +444,15 @@ fn dropout_masks_depend_on_their_key_only() {
     let mean = whole.iter().sum::<f64>() / whole.len() as f64;
     assert!((mean - 1.0).abs() < 0.05, "{mean}");
     assert!(mask(0.0, &[3], "a", &[0, 30]).iter().all(|&f| f == 1.0));
+    // A long sequence is drawn in pieces: the words of one stream, in its order.
+    let mut stream = rng::stream(5, "dropout/a", 4);
+    let long = mask(0.25, &[3, 4], "a", &[0, 30, 1030]);
+    assert!(long[30 * 40..].iter().all(|&f| (f == 0.0) == (stream.bits() < 1 << 30)));
     same_on_any_threads("dropout", || {
         let keys: Vec<u64> = (0..50).collect();
         let boundaries: Vec<u32> = (0..=50).map(|i| i * 13).collect();
-        Ok(vec![dropout(0.5, &keys).mask("a", &boundaries, 40, DType::F32, &Device::Cpu)?])
+        let like = Tensor::zeros((1, 40), DType::F32, &Device::Cpu)?;
+        Ok(vec![dropout(0.5, &keys).mask("a", &boundaries, &like)?])
     });
 }
 

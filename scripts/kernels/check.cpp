@@ -21,6 +21,10 @@ namespace divergence {
 #include "kl.cu"
 #undef KERNELS
 }
+namespace dropped {
+#include "dropout.cu"
+#undef KERNELS
+}
 namespace optimizer {
 #include "adamw.cu"
 }
@@ -313,7 +317,69 @@ void check_attention(std::vector<int> starts, int heads, int kv_heads, int windo
     compare(what + " dv", dv, naive.dv, tolerance);
 }
 
+// Bernstein's ChaCha as its paper has it, a column and a diagonal round at a time on a 4 x 4 matrix.
+static std::vector<uint32_t> chacha8(const std::vector<uint32_t> &key, uint64_t counter) {
+    uint32_t matrix[4][4] = {{0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}};
+    for (int i = 0; i < 8; i++) matrix[1 + i / 4][i % 4] = key[i];
+    matrix[3][0] = (uint32_t)counter, matrix[3][1] = (uint32_t)(counter >> 32);
+    uint32_t x[4][4];
+    std::memcpy(x, matrix, sizeof x);
+    for (int round = 0; round < 8; round++)
+        for (int column = 0; column < 4; column++) {
+            int shift = round % 2;
+            uint32_t *at[4];
+            for (int row = 0; row < 4; row++) at[row] = &x[row][(column + shift * row) % 4];
+            const int turns[4] = {16, 12, 8, 7};
+            for (int step = 0; step < 4; step++) {
+                uint32_t &sum = *at[step % 2 ? 2 : 0], &turned = *at[step % 2 ? 1 : 3];
+                sum += *at[step % 2 ? 3 : 1];
+                turned ^= sum;
+                turned = (turned << turns[step]) | (turned >> (32 - turns[step]));
+            }
+        }
+    std::vector<uint32_t> words;
+    for (int i = 0; i < 16; i++) words.push_back(x[i / 4][i % 4] + matrix[i / 4][i % 4]);
+    return words;
+}
+
+// The first words of the keystream for a key of zeros (draft-strombergson-chacha-test-vectors, TC1, 8 rounds, 256 bits).
+static void check_chacha() {
+    std::vector<uint32_t> words = chacha8(std::vector<uint32_t>(8), 0);
+    std::vector<float> got;
+    Doubles expected;
+    const unsigned char published[16] = {0x3e, 0x00, 0xef, 0x2f, 0x89, 0x5f, 0x40, 0xd6, 0x7f, 0x5b, 0xb8, 0xe8, 0x1f, 0x09, 0xa5, 0xa1};
+    for (int i = 0; i < 16; i++) {
+        got.push_back(words[i / 4] >> 8 * (i % 4) & 255);
+        expected.push_back(published[i]);
+    }
+    compare("ChaCha8 of the reference", got, expected, 0);
+}
+
+template <typename T> void check_dropout(const std::vector<unsigned> &boundaries, int width, double p) {
+    size_t sequences = boundaries.size() - 1, longest = 0;
+    std::vector<unsigned> keys(8 * sequences);
+    for (unsigned &word : keys) word = generator();
+    uint64_t threshold = (uint64_t)(p * 4294967296.0);
+    float keep = (float)(1 / (1 - p));
+    Doubles expected;
+    for (size_t s = 0; s < sequences; s++) {
+        size_t elements = (size_t)(boundaries[s + 1] - boundaries[s]) * width;
+        longest = std::max(longest, elements);
+        std::vector<uint32_t> key(keys.begin() + 8 * s, keys.begin() + 8 * s + 8), words;
+        for (size_t i = 0; i < elements; i++) {
+            if (i % 16 == 0) words = chacha8(key, i / 16);
+            expected.push_back(words[i % 16] < threshold ? 0 : wide(narrow<T>(keep)));
+        }
+    }
+    auto mask = space<T>(expected.size());
+    unsigned blocks = (longest + 16 * ROW_THREADS - 1) / (16 * ROW_THREADS);
+    emulated::launch({blocks, (unsigned)sequences}, ROW_THREADS, 0, [&] { dropped::dropout<T>(keys.data(), boundaries.data(), mask.data(), width, threshold, keep); });
+    compare(std::string(name<T>()) + " dropout of " + std::to_string(p), mask, expected, 0);
+}
+
 template <typename T> void check_all() {
+    check_dropout<T>({0, 3, 3, 70, 71}, 100, 0.25);
+    check_dropout<T>({0, 1}, 7, 0);
     for (int width : {5, 64, 300}) check_norm<T>(3, width, 0), check_norm<T>(2, width, 1);
     check_rope<T>(5, 3, 8);
     check_rope<T>(2, 1, 200);
@@ -333,6 +399,7 @@ int main() {
     check_all<float>();
     check_all<bf16>();
     check_adamw(1000);
+    check_chacha();
     std::printf("%d checks of kernels, %d failed\n", checks, failures);
     return failures ? 1 : 0;
 }

@@ -173,7 +173,7 @@ impl Norm {
 impl Linear {
     fn mask(&self, x: &Tensor, run: &Run, at: At) -> Result<Option<Tensor>> {
         let Some(dropout) = run.dropout.filter(|_| self.lora.is_some()) else { return Ok(None) };
-        let mask = dropout.mask(&self.path, &run.boundaries, x.dim(1)?, x.dtype(), x.device())?;
+        let mask = dropout.mask(&self.path, &run.boundaries, x)?;
         Ok(Some(at.gather(&mask)?))
     }
 

@@ -4,9 +4,12 @@
 //! a step's episodes are spread over micro-batches changes nothing.
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::on_cuda;
 use crate::rng;
 
 /// The dropout of one micro-batch.
@@ -26,33 +29,53 @@ impl Dropout {
         (step << 24) | place as u64
     }
 
-    /// The factors 0 or 1 / (1 - p) for the input (N, width) of `module`.
+    /// The factors 0 or 1 / (1 - p) of `module` for rows (N, width) in the dtype and on the device of `like` (_, width).
     ///
     /// # Errors
     /// If the device fails.
-    pub fn mask(
-        &self,
-        module: &str,
-        boundaries: &[u32],
-        width: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let purpose = format!("dropout/{module}");
-        let threshold = (self.p * (u64::from(u32::MAX) + 1) as f64) as u64;
-        let keep = (1.0 / (1.0 - self.p)) as f32;
-        let lengths = boundaries.windows(2).map(|b| (b[1] - b[0]) as usize);
-        let sequences: Vec<(u64, usize)> = self.keys.iter().copied().zip(lengths).collect();
-        let parts: Vec<Vec<f32>> = sequences
-            .into_par_iter()
-            .map(|(key, length)| {
-                let mut stream = rng::stream(self.seed, &purpose, key);
-                let mut factor = || if u64::from(stream.bits()) < threshold { 0.0 } else { keep };
-                (0..length * width).map(|_| factor()).collect()
-            })
-            .collect();
-        let mask = parts.concat();
-        let rows = mask.len() / width;
-        Ok(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+    pub fn mask(&self, module: &str, boundaries: &[u32], like: &Tensor) -> Result<Tensor> {
+        let (_, width) = like.dims2()?;
+        let factors = Factors {
+            purpose: format!("dropout/{module}"),
+            threshold: (self.p * (u64::from(u32::MAX) + 1) as f64) as u64,
+            keep: (1.0 / (1.0 - self.p)) as f32,
+        };
+        on_cuda!(like, {
+            let key = |&index: &u64| rng::key(self.seed, &factors.purpose, index);
+            let keys: Vec<[u8; 32]> = self.keys.iter().map(key).collect();
+            cuda::dropout(&keys, boundaries, like, factors.threshold, factors.keep)
+        });
+        let rows = boundaries.last().map_or(0, |&end| end as usize);
+        let mut mask = vec![0f32; rows * width];
+        self.fill(&mut mask, boundaries, width, &factors);
+        Ok(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?
+            .to_dtype(like.dtype())?
+            .to_device(like.device())?)
+    }
+
+    fn fill(&self, mut mask: &mut [f32], boundaries: &[u32], width: usize, factors: &Factors) {
+        let mut pieces = Vec::new();
+        for (&key, rows) in self.keys.iter().zip(boundaries.windows(2)) {
+            let sequence = mask.split_off_mut(..(rows[1] - rows[0]) as usize * width).unwrap_or_default();
+            pieces.extend(sequence.chunks_mut(PIECE).enumerate().map(|(number, piece)| (key, number, piece)));
+        }
+        pieces.into_par_iter().for_each(|(key, number, piece)| {
+            let stream = rng::stream(self.seed, &factors.purpose, key);
+            let mut stream = stream.from_word((number * PIECE) as u64);
+            for factor in piece {
+                *factor = if u64::from(stream.bits()) < factors.threshold { 0.0 } else { factors.keep };
+            }
+        });
     }
 }
+
+/// What a mask is drawn by.
+struct Factors {
+    purpose: String,
+    /// Words of the stream below it drop an element.
+    threshold: u64,
+    keep: f32,
+}
+
+/// Elements that one thread draws at a time.
+const PIECE: usize = 1 << 14;

@@ -22,6 +22,7 @@ pub(super) enum Module {
     Kl,
     AdamW,
     Attention,
+    Dropout,
 }
 
 impl Module {
@@ -33,6 +34,7 @@ impl Module {
             Self::Kl => ("bayesteach_kl", ptx::KL),
             Self::AdamW => ("bayesteach_adamw", ptx::ADAMW),
             Self::Attention => ("bayesteach_attention", ptx::ATTENTION),
+            Self::Dropout => ("bayesteach_dropout", ptx::DROPOUT),
         }
     }
 }
@@ -53,6 +55,12 @@ impl Grid {
     /// One block a row.
     pub(super) fn rows(rows: usize) -> Self {
         Self { blocks: (rows, 1), threads: ROW_THREADS, shared: 0 }
+    }
+
+    /// One thread for every `each` elements of at most `longest` in a sequence.
+    pub(super) fn sequences(sequences: usize, longest: usize, each: usize) -> Self {
+        let blocks = longest.div_ceil(each * ROW_THREADS as usize);
+        Self { blocks: (blocks, sequences), threads: ROW_THREADS, shared: 0 }
     }
 
     /// One thread an element.

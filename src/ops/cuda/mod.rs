@@ -200,6 +200,41 @@ pub(super) fn kl(
     Ok((option_log_probs, dlogits))
 }
 
+/// `BLOCK_WORDS` of dropout.cu.
+const BLOCK_WORDS: usize = 16;
+
+/// Factors of dropout (N, width) as `like` (_, width) is, by the words of ChaCha8 with a key for each sequence.
+pub(super) fn dropout(
+    keys: &[[u8; 32]],
+    boundaries: &[u32],
+    like: &Tensor,
+    threshold: u64,
+    keep: f32,
+) -> Result<Tensor> {
+    let (_, width) = like.dims2()?;
+    let device = like.device();
+    let rows = boundaries.last().map_or(0, |&end| end as usize);
+    let longest = boundaries.windows(2).map(|b| (b[1] - b[0]) as usize).max().unwrap_or(0);
+    let words = keys.as_flattened().as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word));
+    let words = Tensor::from_vec(words.collect::<Vec<u32>>(), (keys.len(), 8), device)?;
+    let boundaries = Tensor::from_slice(boundaries, boundaries.len(), device)?;
+    let mask = empty((rows, width), like.dtype(), device)?;
+    launch(
+        Module::Dropout,
+        &format!("dropout_{}", suffix(like)),
+        Grid::sequences(keys.len(), longest * width, BLOCK_WORDS),
+        &[
+            Arg::Tensor(&words),
+            Arg::Tensor(&boundaries),
+            Arg::Tensor(&mask),
+            Arg::int(width)?,
+            Arg::Count(usize::try_from(threshold)?),
+            Arg::Float(keep),
+        ],
+    )?;
+    Ok(mask)
+}
+
 /// One update of a parameter in f32.
 pub(super) fn adamw_update(old: &Moments, gradient: &Tensor, step: &Step) -> Result<Moments> {
     let like = |x: &Tensor| empty(x.shape(), DType::F32, x.device());
