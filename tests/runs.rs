@@ -147,23 +147,35 @@ fn killed_runs_go_on_as_if_nothing_had_been() {
         place.ok(&format!("train c.toml {extra}"));
         let whole = begun.elapsed().as_secs_f64();
         let mut stream = rng::stream(seed, "kill", 0);
+        let latest = || place.checkpoints("b").last().copied();
+        // No longer than until another checkpoint is there: the machine may be much faster now than it was above.
+        let nap = |seconds: f64| {
+            let (before, begun) = (latest(), Instant::now());
+            while latest() == before && begun.elapsed().as_secs_f64() < seconds {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
         let mut kills = 0;
         loop {
             let mut child = place.command(&format!("train c.toml {extra} --set run.name=b --resume"));
             child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
             let mut child = child.spawn().unwrap();
-            if (1..=3).contains(&kills) {
-                // Within a step after the next checkpoint, however fast the machine is now.
-                let before = place.checkpoints("b").last().copied();
-                while place.checkpoints("b").last().copied() == before && child.try_wait().unwrap().is_none()
-                {
-                    std::thread::sleep(Duration::from_millis(1));
+            match kills {
+                // Before there is any.
+                0 => nap(stream.uniform() * whole * 0.1),
+                // Within a step after the next.
+                1..=3 => {
+                    let before = latest();
+                    while latest() == before && child.try_wait().unwrap().is_none() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    nap(stream.uniform() * whole / 40.0);
                 }
-                std::thread::sleep(Duration::from_secs_f64(stream.uniform() * whole / 40.0));
-            } else {
                 // Later kills come later, so that every stage gets its share and the run does end.
-                let most = whole * (0.1 + 0.1 * f64::from(kills));
-                std::thread::sleep(Duration::from_secs_f64(stream.uniform() * most));
+                _ => {
+                    let most = whole * (0.1 + 0.1 * f64::from(kills));
+                    std::thread::sleep(Duration::from_secs_f64(stream.uniform() * most));
+                }
             }
             child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
