@@ -3,7 +3,7 @@
 //! A mask is a function of its key, so it is made again for the backward instead of being kept, and how
 //! a step's episodes are spread over micro-batches changes nothing.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -32,9 +32,15 @@ impl Dropout {
     /// The factors 0 or 1 / (1 - p) of `module` for rows (N, width) in the dtype and on the device of `like` (_, width).
     ///
     /// # Errors
-    /// If the device fails.
+    /// If there is not one key for each sequence, or the device fails.
     pub fn mask(&self, module: &str, boundaries: &[u32], like: &Tensor) -> Result<Tensor> {
         let (_, width) = like.dims2()?;
+        let sequences = boundaries.len().saturating_sub(1);
+        ensure!(
+            self.keys.len() == sequences,
+            "{} keys of dropout for {sequences} sequences",
+            self.keys.len()
+        );
         let factors = Factors {
             purpose: format!("dropout/{module}"),
             threshold: (self.p * (u64::from(u32::MAX) + 1) as f64) as u64,
