@@ -175,7 +175,6 @@ fn kl_and_adamw_agree_with_the_cpu() {
     assert_close("AdamW second", &there.second, &here.second, 1e-5);
 }
 
-/// From where the tests run, not from where they were built: the binary may have been carried.
 /// The same bits: a run goes on elsewhere with the masks that it had.
 #[test]
 fn dropout_masks_are_those_of_the_cpu() {
@@ -189,6 +188,7 @@ fn dropout_masks_are_those_of_the_cpu() {
     }
 }
 
+/// From where the tests run, not from where they were built: the binary may have been carried.
 fn folder(family: &str) -> PathBuf {
     Path::new("tests/data/reference").join(family)
 }
