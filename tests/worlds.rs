@@ -385,6 +385,46 @@ fn users_are_drawn_from_a_prior_that_is_not_uniform() {
     assert_near("ece", summary.ece, summary.ece_expected, summary.ece_expected);
 }
 
+/// Where feedback says what was chosen, it repeats the line of the list that has the true label; by these lines alone the 24
+/// published users of two features are told apart as the teacher does it.
+#[test]
+fn feedback_tells_what_was_chosen() {
+    // Hours and hundreds, both evenly spaced, in integers; weights in halves.
+    let option = |line: &str| -> [i32; 2] {
+        let (hours, price) = line[..line.len() - 3].split_once(" hours, $").unwrap();
+        [hours.parse::<i32>().unwrap() / 2, price.parse::<i32>().unwrap() / 100]
+    };
+    let users: Vec<[i32; 2]> =
+        (-2..=2).flat_map(|a| (-2..=2).map(move |b| [a, b])).filter(|w| *w != [0, 0]).collect();
+    let takes = |w: &[i32; 2], list: &[&str]| {
+        let rewards: Vec<i32> =
+            list.iter().map(|line| option(line)).map(|o| w[0] * o[0] + w[1] * o[1]).collect();
+        rewards.iter().position(|r| r == rewards.iter().max().unwrap()).unwrap()
+    };
+    let config = TeacherConfig::new(declared("configs/worlds/flights-small.toml"));
+    let episodes = episodes(&config, 5);
+    assert_eq!(episodes.len(), 24 * 5);
+    for episode in &episodes {
+        let mut left = users.clone();
+        let mut before: Option<(Vec<&str>, usize)> = None;
+        for pair in episode.messages.chunks(2) {
+            let (first, list) = pair[0].content.split_once('\n').unwrap();
+            let list: Vec<&str> = list.lines().collect();
+            if let Some((list, truth)) = before {
+                let told = first.strip_prefix("I took ").unwrap().strip_suffix('.').unwrap();
+                assert_eq!(told, list[truth], "{}", episode.id);
+                left.retain(|w| takes(w, &list) == truth);
+            }
+            let answer = pair[1].answer.as_ref().unwrap();
+            for (i, ours) in answer.probs.iter().enumerate() {
+                let count = left.iter().filter(|w| takes(w, &list) == i).count();
+                assert_near(&episode.id, *ours, count as f64 / left.len() as f64, 1e-9);
+            }
+            before = Some((list, answer.truth.unwrap()));
+        }
+    }
+}
+
 /// Every mistake is told with its line and what to do.
 #[test]
 fn mistakes_in_a_declared_world_are_placed() {
@@ -469,13 +509,17 @@ fn mistakes_in_a_declared_world_are_placed() {
         ("name = \"street\"", "name = \"rent\"", "rent is there twice"),
         ("name = \"street\"", "name = \"the street\"", "letters, digits and _"),
         ("name = \"street\"", "name = \"label\"", "call something else"),
+        ("I like {{ truth }} better", "I like the {{ chosen.rentt }} of {{ truth }}", "text.feedback"),
+        ("I like {{ truth }} better", "I like {{ chosen.rent | upper }}, {{ truth }}", "can only insert"),
     ] {
         assert!(apartments.contains(right), "{right}");
         let text = apartments.replacen(right, wrong, 1);
         let message = message(&text);
         println!("{message}");
         assert!(message.contains(expected), "{message:?} does not say {expected:?}");
-        let place = format!("wrong.toml:{}:", line_of(&apartments, right));
+        // A template is told as a whole.
+        let at = if right.starts_with("I like") { "feedback = " } else { right };
+        let place = format!("wrong.toml:{}:", line_of(&apartments, at));
         assert!(message.contains(&place), "{message:?} is not at {place}");
     }
     // What leaves nothing to be learnt: feedback that does not tell the truth, questions that read alike, options that do.

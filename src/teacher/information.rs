@@ -69,6 +69,7 @@ mod tests {
             behaviour: Arc::clone(&likelihood),
             likelihood,
             reward: Reward::Nearness,
+            levels: Arc::default(),
         };
         let posterior = Posterior::prior(&[Factor { name: "coin".into(), prior: vec![0.5, 0.5] }]);
         let expected = 2.0_f64.ln() + 0.9 * 0.9_f64.ln() + 0.1 * 0.1_f64.ln();

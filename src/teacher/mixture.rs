@@ -46,6 +46,7 @@ impl Mixture {
                 behaviour: Arc::clone(&likelihood),
                 likelihood,
                 reward: Reward::Nearness,
+                levels: Arc::default(),
             }
         };
         let of_contexts = (0..contexts).map(|c| question(&|rows: &Rows| rows.row(c).to_vec()));

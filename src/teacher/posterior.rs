@@ -189,6 +189,7 @@ mod tests {
             behaviour: Arc::clone(&likelihood),
             likelihood,
             reward: Reward::Nearness,
+            levels: Arc::default(),
         }
     }
 

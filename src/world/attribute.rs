@@ -54,6 +54,7 @@ impl Attribute {
             behaviour: Arc::clone(&likelihood),
             likelihood,
             reward: if self.ordered { Reward::Nearness } else { Reward::Match },
+            levels: Arc::default(),
         }
     }
 }

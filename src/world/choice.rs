@@ -5,7 +5,6 @@
 //! Rewards that differ by less than a billionth are equal, and the lowest index among equals is taken: for levels in
 //! tenths and weights in halves that is exact. How a user chooses, given the rewards, is a [`ChoiceRule`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attribute::{self, MOST_LEVELS};
 use super::likelihood::EQUAL;
-use super::text::{Template, TextMistake, TextTemplates, Texts};
+use super::text::{Feature, Template, TextMistake, TextTemplates, Texts, describe_option};
 use super::{Factor, Likelihood, PLACE, Question, Reward, Weights};
 use crate::error::usage;
 use crate::rng::Stream;
@@ -192,19 +191,13 @@ impl ChoiceWorld {
     pub(super) fn new(parts: ChoiceParts<'_>) -> Result<ChoiceWorld, TextMistake> {
         let labels = parts.labels;
         let attributes = &parts.attributes;
+        let features: Vec<Feature<'_>> =
+            attributes.iter().map(|a| Feature { name: &a.name, label: &a.label }).collect();
         // Slot 0 is the place in the episode, then the features of one option after the other.
         let slots = 1 + labels.len() * attributes.len();
         let question = Template::new(parts.question, slots, |slot| {
             let option = |(i, label): (usize, &String)| {
-                let level = |a: usize| slot(1 + i * attributes.len() + a);
-                let text: Vec<String> = attributes
-                    .iter()
-                    .enumerate()
-                    .map(|(a, at)| format!("{}: {}", at.label, level(a)))
-                    .collect();
-                let named = attributes.iter().enumerate().map(|(a, at)| (at.name.clone(), level(a)));
-                let own = [("label".to_owned(), label.clone()), ("text".to_owned(), text.join(", "))];
-                named.chain(own).collect::<BTreeMap<String, String>>()
+                describe_option(label, &features, |a| slot(1 + i * features.len() + a))
             };
             let options: Vec<_> = labels.iter().enumerate().map(option).collect();
             context! { place => slot(0), options => options }
@@ -226,7 +219,7 @@ impl ChoiceWorld {
             }
         }
         Ok(ChoiceWorld {
-            texts: Texts::new(parts.text, std::iter::once(&labels))?,
+            texts: Texts::new(parts.text, std::iter::once(&labels), &features)?,
             name: parts.name,
             rounds: parts.rounds,
             population: parts.population,
@@ -259,6 +252,13 @@ impl ChoiceWorld {
 
     pub(super) fn texts(&self) -> &Texts {
         &self.texts
+    }
+
+    /// The user's message after an answer to a question of this world: what is true, then the next question.
+    pub(super) fn feedback(&self, question: &Question, said: usize, truth: usize, next: &str) -> String {
+        let levels = self.attributes.iter().zip(&question.levels[truth]);
+        let chosen: Vec<&str> = levels.map(|(attribute, &level)| attribute.levels[level].as_str()).collect();
+        self.texts.feedback(&question.labels, said, truth, &chosen, next)
     }
 
     /// Draws an option set for each round, every level with equal probability and independently.
@@ -438,6 +438,7 @@ impl ChoiceWorld {
             likelihood: supposed,
             behaviour,
             reward: Reward::Linear { weights: Arc::clone(&self.weights), features },
+            levels: levels.into(),
         }
     }
 }

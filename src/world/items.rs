@@ -90,7 +90,7 @@ struct Item {
 impl ItemWorld {
     /// There must be at least one item. The error names the template that is wrong.
     pub(super) fn new(parts: ItemWorldParts<'_>) -> Result<ItemWorld, TextMistake> {
-        let texts = Texts::new(parts.text, parts.items.iter().map(|item| &item.labels))?;
+        let texts = Texts::new(parts.text, parts.items.iter().map(|item| &item.labels), &[])?;
         let items: Vec<Item> = (parts.items.into_iter())
             .map(|item| {
                 let (text, options) = (&item.text, item.labels.to_vec());
@@ -223,6 +223,7 @@ impl ItemWorld {
             likelihood: Arc::clone(&item.likelihood),
             behaviour: Arc::clone(&item.behaviour),
             reward: item.reward.clone(),
+            levels: Arc::default(),
         }
     }
 }

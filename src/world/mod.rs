@@ -78,6 +78,8 @@ pub struct Question {
     pub behaviour: Arc<Likelihood>,
     /// What recommending an option is worth.
     pub reward: Reward,
+    /// The level of each feature of each option, (options, features); empty where options are not made of features.
+    pub levels: Arc<[Vec<usize>]>,
 }
 
 /// How many combinations of hypotheses there are.
@@ -491,10 +493,10 @@ impl World {
     /// The user's message after an answer: what the user truly answered, then the next question.
     pub fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
         match self {
-            World::Choice(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
-            World::Items(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::Choice(world) => world.feedback(question, said, truth, &next.text),
+            World::Items(world) => world.texts().feedback(&question.labels, said, truth, &[], &next.text),
             World::TraitFlights(world) => world.feedback(question, said, truth, next),
-            World::Shop(world) => world.texts().feedback(&question.labels, said, truth, &next.text),
+            World::Shop(world) => world.texts().feedback(&question.labels, said, truth, &[], &next.text),
         }
     }
 }

@@ -116,7 +116,7 @@ impl Shop {
             feedback: "Your option Product {{ said }} is {% if said == truth %}correct.{% else %}incorrect. I prefer \
                        Product {{ truth }}.{% endif %}{{ '\\n\\n' }}{{ question }}",
         };
-        let texts = Texts::new(text, std::iter::once(&labels))
+        let texts = Texts::new(text, std::iter::once(&labels), &[])
             .map_err(|mistake| anyhow::anyhow!("the text of shop, {}: {}", mistake.key, mistake.message))?;
         let prior = vec![1.0 / goals.len() as f64; goals.len()];
         Ok(Shop {
@@ -180,6 +180,7 @@ impl Shop {
             likelihood: Arc::clone(&self.likelihood),
             behaviour: Arc::clone(&self.likelihood),
             reward: Reward::Match,
+            levels: Arc::default(),
         })
     }
 
@@ -193,6 +194,7 @@ impl Shop {
             likelihood: Arc::clone(&self.likelihood),
             behaviour: Arc::new(Likelihood::Choice { options: products.len(), choices }),
             reward: Reward::Match,
+            levels: Arc::default(),
         }
     }
 }

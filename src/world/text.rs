@@ -173,8 +173,31 @@ pub(super) struct TextTemplates<'a> {
     pub(super) opening: &'a str,
     /// What the assistant says; `label`, exactly once.
     pub(super) reply: &'a str,
-    /// Every other message of the user; `said`, `truth` and the next `question`.
+    /// Every other message of the user; `said`, `truth`, the next `question`, and where options have features, the one
+    /// that is true as `chosen`.
     pub(super) feedback: &'a str,
+}
+
+/// A feature that all options of a question have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Feature<'a> {
+    /// By which a template finds the level's text, such as `departure_time`.
+    pub(super) name: &'a str,
+    /// Before the level's text where nothing else is said, such as `departure time`.
+    pub(super) label: &'a str,
+}
+
+/// What templates know of an option: its `label`, what each feature is by the feature's name, and all of them as `text`.
+pub(super) fn describe_option(
+    label: &str,
+    features: &[Feature<'_>],
+    level: impl Fn(usize) -> String,
+) -> BTreeMap<String, String> {
+    let all: Vec<String> =
+        features.iter().enumerate().map(|(i, f)| format!("{}: {}", f.label, level(i))).collect();
+    let named = features.iter().enumerate().map(|(i, f)| (f.name.to_owned(), level(i)));
+    let own = [("label".to_owned(), label.to_owned()), ("text".to_owned(), all.join(", "))];
+    named.chain(own).collect()
 }
 
 /// A mistake in one of the templates.
@@ -196,10 +219,11 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    /// `labels` are all lists of labels that questions have.
+    /// `labels` are all lists of labels that questions have, `features` those of their options, if they have any.
     pub(super) fn new<'a>(
         templates: TextTemplates<'_>,
         labels: impl Iterator<Item = &'a Arc<[String]>>,
+        features: &[Feature<'_>],
     ) -> Result<Texts, TextMistake> {
         let mistake = |key| move |message| TextMistake { key, message };
         let opening = Template::new(templates.opening, 1, |slot| context! { question => slot(0) })
@@ -222,11 +246,15 @@ impl Texts {
             let mut of_pairs = Vec::new();
             for said in labels.iter() {
                 for truth in labels.iter() {
-                    let template = Template::new(
-                        templates.feedback,
-                        1,
-                        |slot| context! { said => said, truth => truth, question => slot(0) },
-                    )
+                    // Slot 0 is the next question, then the features of the option that is true.
+                    let template = Template::new(templates.feedback, 1 + features.len(), |slot| {
+                        let told = context! { said => said, truth => truth, question => slot(0) };
+                        if features.is_empty() {
+                            return told;
+                        }
+                        let chosen = describe_option(truth, features, |feature| slot(1 + feature));
+                        context! { chosen => chosen, ..told }
+                    })
                     .map_err(mistake("feedback"))?;
                     if template.count(0) == 0 {
                         return Err(mistake("feedback")("the template does not insert `question`".into()));
@@ -249,9 +277,18 @@ impl Texts {
         (self.reply.fill(|_| label), self.reply.start())
     }
 
-    /// `labels` must be one of the lists that the texts were made for.
-    pub(super) fn feedback(&self, labels: &Arc<[String]>, said: usize, truth: usize, next: &str) -> String {
-        self.feedback[labels][said * labels.len() + truth].fill(|_| next)
+    /// `labels` must be one of the lists that the texts were made for; `chosen` says what each of the true option's
+    /// features is.
+    pub(super) fn feedback(
+        &self,
+        labels: &Arc<[String]>,
+        said: usize,
+        truth: usize,
+        chosen: &[&str],
+        next: &str,
+    ) -> String {
+        let template = &self.feedback[labels][said * labels.len() + truth];
+        template.fill(|slot| slot.checked_sub(1).map_or(next, |feature| chosen[feature]))
     }
 }
 
@@ -308,7 +345,7 @@ mod tests {
     fn a_dialogue_needs_its_parts() {
         let labels: Arc<[String]> = ["yes".to_owned(), "no".to_owned()].into();
         let texts = |opening, reply, feedback| {
-            Texts::new(TextTemplates { opening, reply, feedback }, std::iter::once(&labels))
+            Texts::new(TextTemplates { opening, reply, feedback }, std::iter::once(&labels), &[])
         };
         let good = texts(
             "Guess.\n{{ question }}",
@@ -332,7 +369,7 @@ mod tests {
         texts("{{ question }}", "{{ label }}", right).unwrap();
         let three: Arc<[String]> = ["a", "b", "c"].map(String::from).into();
         let templates = TextTemplates { opening: "{{ question }}", reply: "{{ label }}", feedback: right };
-        let wrong = Texts::new(templates, std::iter::once(&three)).unwrap_err();
+        let wrong = Texts::new(templates, std::iter::once(&three), &[]).unwrap_err();
         assert!(wrong.message.contains("reads alike for \"b\" and \"c\""), "{}", wrong.message);
     }
 }

@@ -244,11 +244,11 @@ impl TraitFlights {
     pub(super) fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
         let labels = &question.labels;
         match (Self::is_flight(question), Self::is_flight(next)) {
-            (true, _) => self.flights.texts().feedback(labels, said, truth, &next.text),
-            (false, false) => self.items.texts().feedback(labels, said, truth, &next.text),
+            (true, _) => self.flights.feedback(question, said, truth, &next.text),
+            (false, false) => self.items.texts().feedback(labels, said, truth, &[], &next.text),
             (false, true) => {
                 let first = self.flights.texts().opening(&next.text);
-                self.items.texts().feedback(labels, said, truth, &first)
+                self.items.texts().feedback(labels, said, truth, &[], &first)
             }
         }
     }
