@@ -476,6 +476,55 @@ fn transfer_is_a_table_of_models_and_worlds() {
     place.fails("transfer missing.toml --model base", 2, &["cannot read missing.toml"]);
 }
 
+/// People who were imported are a world of their own, measured as `eval` measures them.
+#[test]
+fn transfer_takes_files_of_episodes() {
+    let place = Place::new();
+    place.ok("run c.toml --set train.max_steps=2");
+    let row = |user: &str, answers: [u8; 4]| format!("{user},{}\n", answers.map(|a| a.to_string()).join(","));
+    let people = [
+        "user,E1,A1,E2,C1\n".into(),
+        row("0", [1, 5, 4, 2]),
+        row("ann", [3, 3, 2, 5]),
+        row("bob", [5, 1, 1, 4]),
+    ];
+    place.write("people.csv", people.concat());
+    place.ok("import people.csv --out people.jsonl");
+    let done =
+        place.run("transfer c.toml people.jsonl --model base --adapter runs/a --episodes 0 --out t.json");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout.contains("| people"), "{}", done.stdout);
+    place.ok("eval --model base --adapter runs/a/adapter --episodes people.jsonl --out e.json");
+    let (file, eval) = (place.json("t.json"), place.json("e.json"));
+    assert_eq!(
+        (&file["worlds"][1]["world"], &file["worlds"][1]["episodes"]),
+        (&"personality".into(), &3.into())
+    );
+    let cell = &file["rows"][1]["cells"][1];
+    assert_eq!(cell["measures"]["answers"], 12);
+    for measure in ["accuracy", "kl"] {
+        assert_eq!(cell["measures"][measure], eval["fine_tuned"][measure]);
+        assert_eq!(file["worlds"][1]["teacher"][measure], eval["teacher"][measure]);
+    }
+    // Whoever was trained on under the name 0 is somebody else.
+    assert_eq!(cell["episodes_of_trained_users"], 0);
+    let done = place.run("transfer people.jsonl --model base --episodes 2 --out two.json");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(place.json("two.json")["worlds"][0]["episodes"], 2);
+    // What is taught lies beside a run's own episodes, so they are looked into.
+    place.ok(
+        "transfer runs/a/episodes/test.jsonl::eval.probes=1::eval.in_depth=2 --model base --out own.json",
+    );
+    assert!(place.json("own.json")["rows"][0]["cells"][0]["measures"]["probe"].is_object());
+    place.fails(
+        "transfer people.jsonl::teacher.rounds=3 --model base",
+        2,
+        &["teacher.rounds=3", "cannot be set"],
+    );
+    place.fails("transfer people.jsonl people.jsonl --model base", 2, &["two worlds are called \"people\""]);
+    place.fails("transfer nobody.jsonl --model base", 1, &["nobody.jsonl"]);
+}
+
 /// Held-out sets, beliefs and the rest as `eval` measures them on the same episodes; and teaching only what is measured
 /// changes nothing.
 #[test]

@@ -158,6 +158,7 @@ fn of_likelihood(factor: usize, likelihood: Likelihood) -> Question {
         behaviour: Arc::clone(&likelihood),
         likelihood,
         reward: Reward::Nearness,
+        levels: Arc::default(),
     }
 }
 

@@ -127,9 +127,13 @@ fn the_built_in_worlds_can_be_declared() {
         (WorldName::Flights, "configs/worlds/flights.toml"),
         (WorldName::Hotels, "configs/worlds/hotels.toml"),
         (WorldName::Personality, "configs/worlds/personality.toml"),
+        (WorldName::TraitFlights, "configs/worlds/trait-flights.toml"),
     ] {
         let with = |world: WorldName| {
-            let config = TeacherConfig { users: Some(60), episodes_per_user: 1, ..TeacherConfig::new(world) };
+            let is_staged = world == WorldName::TraitFlights;
+            let mut config =
+                TeacherConfig { users: Some(60), episodes_per_user: 1, ..TeacherConfig::new(world) };
+            config.trait_flights.items = if is_staged { 10 } else { 0 };
             episodes(&config, 4)
         };
         let (ours, theirs) = (with(built_in), with(declared(file)));
@@ -150,6 +154,147 @@ fn the_built_in_worlds_can_be_declared() {
             }
         }
     }
+}
+
+/// Questions and then choices, by the joint posterior over all six combinations of two factors, one of which has no numbers.
+#[test]
+fn a_world_in_two_stages_by_brute_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cafe.toml");
+    std::fs::write(&path, STAGED).unwrap();
+    let config = TeacherConfig { episodes_per_user: 1, ..TeacherConfig::new(WorldName::Declared(path)) };
+    // (taste, thrift, prior)
+    let people: Vec<(usize, f64, f64)> = [(0, 0.5), (1, 0.25), (2, 0.25)]
+        .into_iter()
+        .flat_map(|(taste, p)| [(0.0, 0.5), (2.0, 0.5)].map(|(thrift, q)| (taste, thrift, p * q)))
+        .collect();
+    let early = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]];
+    let mut stages = [0, 0];
+    for episode in episodes(&config, 3) {
+        let mut weights: Vec<f64> = people.iter().map(|person| person.2).collect();
+        for pair in episode.messages.chunks(2) {
+            let asked = pair[0].content.lines().last().unwrap();
+            let likelihood: Vec<Vec<f64>> = match asked.strip_prefix("Which? ") {
+                None => {
+                    stages[0] += 1;
+                    let of = |(taste, thrift, _): &(usize, f64, f64)| match asked {
+                        "Early?" => early[*taste].to_vec(),
+                        "Cheap?" => [[0.3, 0.7], [0.8, 0.2]][(*thrift / 2.0) as usize].to_vec(),
+                        other => panic!("{other}"),
+                    };
+                    people.iter().map(of).collect()
+                }
+                Some(options) => {
+                    stages[1] += 1;
+                    // a: strong, 1 | b: mild, 3
+                    let read = |option: &str| {
+                        let (level, price) = option[3..].split_once(", ").unwrap();
+                        let strength = ["mild", "strong"].iter().position(|l| *l == level).unwrap();
+                        (strength as f64, (price.parse::<f64>().unwrap() - 1.0) / 2.0)
+                    };
+                    let options: Vec<(f64, f64)> = options.split(" | ").map(read).collect();
+                    let of = |(taste, thrift, _): &(usize, f64, f64)| {
+                        let strength = if *taste == 0 { 1.0 } else { -0.5 };
+                        let rewards =
+                            options.iter().map(|(s, p)| (2.0 * (strength * s - thrift * p / 4.0)).exp());
+                        let rewards: Vec<f64> = rewards.collect();
+                        let sum: f64 = rewards.iter().sum();
+                        rewards.iter().map(|r| r / sum).collect()
+                    };
+                    people.iter().map(of).collect()
+                }
+            };
+            let answer = pair[1].answer.as_ref().unwrap();
+            let total: f64 = weights.iter().sum();
+            for (i, ours) in answer.probs.iter().enumerate() {
+                let p: f64 = weights.iter().zip(&likelihood).map(|(w, row)| w * row[i]).sum();
+                assert_near(&format!("{} {asked}", episode.id), *ours, p / total, 1e-12);
+            }
+            let truth = answer.truth.unwrap();
+            weights.iter_mut().zip(&likelihood).for_each(|(w, row)| *w *= row[truth]);
+        }
+    }
+    assert_eq!(stages, [2 * 40, 3 * 40]);
+}
+
+/// Of coffee: what somebody takes follows from taste and thrift.
+const STAGED: &str = r#"
+format_version = 1
+rounds = 5
+population = 40
+[text]
+opening = "{{ question }}"
+feedback = "{{ truth }}.\n{{ question }}"
+[questionnaire]
+options = ["yes", "no"]
+[choice]
+labels = ["a", "b"]
+rule = { softmax = 2.0 }
+[choice.text]
+opening = "Now choose.\n{{ question }}"
+question = "Which? {% for o in options %}{{ o.label }}: {{ o.strength }}, {{ o.price }}{{ ' | ' if not loop.last }}{% endfor %}"
+feedback = "{{ truth }}.\n{{ question }}"
+[[factors]]
+name = "taste"
+values = ["bitter", "sweet", "any"]
+prior = [0.5, 0.25, 0.25]
+[[factors]]
+name = "thrift"
+values = [0, 2]
+[[questions]]
+text = "Early?"
+on = "taste"
+table = { bitter = [0.9, 0.1], sweet = [0.2, 0.8], any = [0.6, 0.4] }
+[[questions]]
+text = "Cheap?"
+on = "thrift"
+table = { 0 = [0.3, 0.7], 2 = [0.8, 0.2] }
+[[features]]
+name = "strength"
+levels = ["mild", "strong"]
+weight = "1 if taste == 'bitter' else -0.5"
+[[features]]
+name = "price"
+levels = { from = 1, to = 3, count = 3, text = "{{ level }}" }
+weight = "-thrift / 4"
+"#;
+
+#[test]
+fn mistakes_in_a_world_in_two_stages_are_placed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wrong.toml");
+    for (right, wrong, expected) in [
+        ("-thrift / 4", "-thrft / 4", "\"thrft\" is no factor; there are: taste, thrift"),
+        ("-thrift / 4", "-thrift / / 4", "weight: "),
+        ("-thrift / 4", "1 / thrift", "thrift = 0"),
+        ("-thrift / 4", "-taste", "taste = bitter"),
+        ("weight = \"-thrift / 4\"", "", "needs a `weight`"),
+        ("weight = \"-thrift / 4\"", "weights = [1.0]", "one `weight`"),
+        ("labels = [\"a\", \"b\"]", "after = 3", "after 3 questions, but there are 2"),
+        ("labels = [\"a\", \"b\"]", "weights = [1.0]", "one `weight`"),
+        ("opening = \"Now choose.\\n{{ question }}\"", "opening = \"Now choose.\"", "choice.text.opening"),
+    ] {
+        assert!(STAGED.contains(right), "{right}");
+        let text = STAGED.replacen(right, wrong, 1);
+        std::fs::write(&path, &text).unwrap();
+        let error = TeacherConfig::new(WorldName::Declared(path.clone())).validate().unwrap_err();
+        assert!(error.downcast_ref::<bayesteach::error::UsageError>().is_some());
+        let message = error.to_string();
+        println!("{message}");
+        assert!(message.contains(expected), "{message:?} does not say {expected:?}");
+        let line = match right.starts_with("weight =") && wrong.is_empty() {
+            true => text[..text.find("name = \"price\"").unwrap()].matches('\n').count(),
+            false => STAGED[..STAGED.find(right).unwrap()].matches('\n').count() + 1,
+        };
+        assert!(message.contains(&format!("wrong.toml:{line}:")), "{message:?} is not in line {line}");
+    }
+    // What belongs to two stages does not go with one.
+    let one =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/worlds/apartments.toml"));
+    let one = one.unwrap().replace("name = \"street\"", "name = \"street\"\nweight = \"1\"");
+    std::fs::write(&path, one).unwrap();
+    let message = TeacherConfig::new(WorldName::Declared(path)).validate().unwrap_err().to_string();
+    assert!(message.contains("[[questions]] and [[factors]] too"), "{message}");
 }
 
 /// The same users and choices in other words: every number is that of the flights as published, and no sentence is.
@@ -560,7 +705,7 @@ fn mistakes_in_a_declared_world_are_placed() {
         message(&(apartments.clone() + "\n[[hypotheses]]\nname = \"a\"\nweights = { rent = 1.0 }"))
             .contains("has its weights there")
     );
-    assert!(message(&(triage + "\n[choice]")).contains("not both"));
+    assert!(message(&(triage + "\n[choice]")).contains("[choice.text] is missing"));
 
     let missing =
         TeacherConfig::new(WorldName::Declared("no/such.toml".into())).validate().unwrap_err().to_string();

@@ -9,7 +9,7 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use super::depth::{self, Depth, Subject};
-use super::eval::TestSet;
+use super::eval::{self, TestSet};
 use super::model::{ComputeArgs, ModelArgs, Source, TemplateArgs, adapter_folder, run_of, tokens_of};
 use super::table::{self, Column};
 use super::train::train_file_of;
@@ -26,15 +26,15 @@ use crate::tokens::{Line, Pipeline, Policy, TokensConfig, read_lines};
 #[derive(Args)]
 pub(super) struct TransferArgs {
     /// Configs of the worlds to measure on, each with settings of its own if wanted:
-    /// flights.toml::teacher.rounds=30::teacher.flights.choice={lapse=0.1}
-    #[arg(required = true, value_name = "CONFIG[::KEY=VALUE]…")]
+    /// flights.toml::teacher.rounds=30::teacher.flights.choice={lapse=0.1}; or files of episodes, such as imported people
+    #[arg(required = true, value_name = "CONFIG|EPISODES.jsonl[::KEY=VALUE]…")]
     worlds: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
     /// A PEFT adapter, or a run that made one; may be given several times
     #[arg(long = "adapter", value_name = "DIR")]
     adapters: Vec<PathBuf>,
-    /// Episodes of each world; if not given, as its config's eval.episodes says
+    /// Episodes of each world; if not given, as its config's eval.episodes says, or the whole file
     #[arg(long)]
     episodes: Option<usize>,
     /// Write all measures as JSON
@@ -107,9 +107,12 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     }
     let mut worlds = Vec::new();
     for world in &args.worlds {
-        let world = teach_world(world, args.episodes)?;
+        let world = WorldOf::find(world, args.episodes)?;
         if worlds.iter().any(|other: &WorldOf| other.name == world.name) {
-            return Err(usage(format!("two worlds are called {:?}: give one another run.name", world.name)));
+            return Err(usage(format!(
+                "two worlds are called {:?}: give one another run.name, or the file another name",
+                world.name
+            )));
         }
         worlds.push(world);
     }
@@ -155,7 +158,9 @@ fn measure_all(
             note(&format!("{name} on {}", world.name));
             pipeline = pipeline.with_too_long(world.on_too_long);
             let is_trained = |line: &&Line| user_of(line).is_some_and(|user| trained.contains(&user));
-            let shared = world.lines.iter().filter(is_trained).count();
+            // Other people's users have names of their own, which say nothing about ours.
+            let is_taught = world.depth.origin.is_some();
+            let shared = world.lines.iter().filter(|line| is_taught && is_trained(line)).count();
             let (measures, not_measured) =
                 match TestSet::encode(&pipeline, world.lines.clone(), Path::new(&world.config)) {
                     Ok(test) => (Some(world.measure(&decoder, &pipeline, &test, model)?), None),
@@ -192,6 +197,17 @@ fn measure_all(
 }
 
 impl WorldOf {
+    /// What an argument of the command line names.
+    fn find(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
+        let mut parts = argument.split("::");
+        let path = Path::new(parts.next().unwrap_or_default());
+        let settings: Vec<String> = parts.map(str::to_string).collect();
+        match path.extension().is_some_and(|extension| extension == "jsonl") {
+            true => read_world(argument, path, settings, episodes),
+            false => teach_world(argument, path, &settings, episodes),
+        }
+    }
+
     /// Measures a model as `eval` does; its teacher is taken from the first that is measured.
     fn measure(
         &mut self,
@@ -209,23 +225,64 @@ impl WorldOf {
     }
 }
 
-/// Draws a world's episodes, some of its test part: of users that a run of the same config does not train on.
-fn teach_world(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
-    let mut parts = argument.split("::");
-    let path = Path::new(parts.next().unwrap_or_default());
-    let settings: Vec<String> = parts.map(str::to_string).collect();
-    let asked = RunConfig::eval_keys(Some(path), &settings)?;
-    let mut config = RunConfig::load(path, &settings)?;
-    if let Some(episodes) = episodes {
-        config.eval.episodes = episodes;
-    }
+/// A world's name in the tables: a config's or a file's, and the settings on top of it.
+fn name_with(name: &str, settings: &[String]) -> String {
     // The last part of the key; a number may have a point of its own.
     let shown = |setting: &String| match setting.split_once('=') {
         Some((key, value)) => format!("{}={value}", key.rsplit('.').next().unwrap_or(key).trim()),
         None => setting.clone(),
     };
-    let name: Vec<String> =
-        std::iter::once(config.run.name.clone()).chain(settings.iter().map(shown)).collect();
+    let all: Vec<String> = std::iter::once(name.to_owned()).chain(settings.iter().map(shown)).collect();
+    all.join(" ")
+}
+
+/// The episodes of a file: people who were imported, or what was taught before.
+fn read_world(
+    argument: &str,
+    path: &Path,
+    settings: Vec<String>,
+    episodes: Option<usize>,
+) -> Result<WorldOf> {
+    let is_possible =
+        |s: &&String| s.trim_start().starts_with("eval.") || s.trim_start().starts_with("tokens.on_too_long");
+    if let Some(wrong) = settings.iter().find(|setting| !is_possible(setting)) {
+        return Err(usage(format!(
+            "{}: {wrong:?} cannot be set for episodes that are there already, only eval.… and tokens.on_too_long can",
+            path.display()
+        )));
+    }
+    let on_too_long = RunConfig::tokens_settings(TokensConfig::default(), &settings)?.on_too_long;
+    let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let name = name_with(&stem, &settings);
+    let mut depth = Depth::of(&eval::Measured { episodes: path.into(), config: None, set: settings }, None)?;
+    if let Some(episodes) = episodes {
+        depth.eval.episodes = episodes;
+    }
+    let lines = depth.eval.choose(read_lines(path)?);
+    depth.prepare(&lines)?;
+    let world = lines.iter().find_map(|line| match line {
+        Line::Episode(episode) => Some(episode.world.clone()),
+        Line::Tokenised(_) => None,
+    });
+    Ok(WorldOf {
+        name,
+        config: argument.to_string(),
+        world: world.unwrap_or_default(),
+        episodes: lines.len(),
+        teacher: None,
+        lines,
+        depth,
+        on_too_long,
+    })
+}
+
+/// Draws a world's episodes, some of its test part: of users that a run of the same config does not train on.
+fn teach_world(argument: &str, path: &Path, settings: &[String], episodes: Option<usize>) -> Result<WorldOf> {
+    let asked = RunConfig::eval_keys(Some(path), settings)?;
+    let mut config = RunConfig::load(path, settings)?;
+    if let Some(episodes) = episodes {
+        config.eval.episodes = episodes;
+    }
     let choose = |numbers: Vec<usize>| config.eval.choose(numbers);
     let taught = teacher::teach_some(config.teacher()?, &config.split, config.run.seed, &choose)?;
     let world = match taught.first() {
@@ -236,7 +293,7 @@ fn teach_world(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
     let mut depth = Depth::of_teacher(&config, asked).context("the config has a teacher")?;
     depth.prepare(&lines)?;
     Ok(WorldOf {
-        name: name.join(" "),
+        name: name_with(&config.run.name, settings),
         config: argument.to_string(),
         world,
         episodes: lines.len(),

@@ -33,6 +33,7 @@ pub mod personality;
 pub mod process;
 pub mod regression;
 pub mod shop;
+pub mod staged;
 mod text;
 pub mod trait_flights;
 
@@ -50,7 +51,8 @@ use items::ItemWorld;
 pub use likelihood::Likelihood;
 use personality::PersonalityConfig;
 use shop::{Shop, ShopConfig};
-use trait_flights::{TraitFlights, TraitFlightsConfig};
+use staged::StagedWorld;
+use trait_flights::TraitFlightsConfig;
 
 /// One independent part of what can be true of a user.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,8 +167,9 @@ pub enum World {
     Choice(ChoiceWorld),
     /// Answering the questions of a list: the personality questionnaire, and others of its kind.
     Items(ItemWorld),
-    /// Flights that a user chooses by personality, after items of the questionnaire.
-    TraitFlights(Box<TraitFlights>),
+    /// Questions of a list first, then choices by what they were about: flights that follow from personality, and others
+    /// of their kind.
+    Staged(Box<StagedWorld>),
     /// Choosing products by attributes that the text only paraphrases.
     Shop(Shop),
 }
@@ -201,7 +204,7 @@ impl World {
     /// # Errors
     /// If either config makes no sense.
     pub fn trait_flights(config: &TraitFlightsConfig, personality: &PersonalityConfig) -> Result<World> {
-        Ok(World::TraitFlights(Box::new(TraitFlights::new(config, personality)?)))
+        Ok(World::Staged(Box::new(trait_flights::world(config, personality)?)))
     }
 
     /// The shop.
@@ -220,7 +223,7 @@ impl World {
         match self {
             World::Choice(world) => world.name(),
             World::Items(world) => world.name(),
-            World::TraitFlights(_) => "trait_flights",
+            World::Staged(world) => world.name(),
             World::Shop(_) => World::SHOP,
         }
     }
@@ -230,7 +233,7 @@ impl World {
         match self {
             World::Choice(world) => world.factors(),
             World::Items(world) => world.factors(),
-            World::TraitFlights(world) => world.factors(),
+            World::Staged(world) => world.factors(),
             World::Shop(world) => world.factors(),
         }
     }
@@ -253,7 +256,8 @@ impl World {
         match self {
             World::Choice(world) => world.population(),
             World::Items(world) => world.population(),
-            World::TraitFlights(_) | World::Shop(_) => None,
+            World::Staged(world) => world.population(),
+            World::Shop(_) => None,
         }
     }
 
@@ -281,7 +285,7 @@ impl World {
         match self {
             World::Choice(world) => world.default_rounds(),
             World::Items(world) => world.default_rounds(),
-            World::TraitFlights(world) => world.default_rounds(),
+            World::Staged(world) => world.default_rounds(),
             World::Shop(_) => shop::DEFAULT_ROUNDS,
         }
     }
@@ -289,7 +293,7 @@ impl World {
     /// The most rounds that an episode can have, where there is a limit.
     pub fn max_rounds(&self) -> Option<usize> {
         match self {
-            World::Choice(_) | World::TraitFlights(_) | World::Shop(_) => None,
+            World::Choice(_) | World::Staged(_) | World::Shop(_) => None,
             World::Items(world) => world.max_rounds(),
         }
     }
@@ -306,7 +310,7 @@ impl World {
         let draw = |_| match self {
             World::Choice(world) => Some(world.question(place, draws)),
             World::Items(_) | World::Shop(_) => None,
-            World::TraitFlights(world) => Some(world.option_set(place, draws)),
+            World::Staged(world) => Some(world.option_set(place, draws)),
         };
         (0..count).map_while(draw).collect()
     }
@@ -345,7 +349,7 @@ impl World {
         match self {
             World::Choice(world) => world.questions(rounds, draws),
             World::Items(world) => world.questions(rounds, draws),
-            World::TraitFlights(world) => world.questions(rounds, draws),
+            World::Staged(world) => world.questions(rounds, draws),
             World::Shop(world) => world.questions(rounds, draws),
         }
     }
@@ -358,7 +362,7 @@ impl World {
         match self {
             World::Choice(world) => world.question_of_text(place, options),
             World::Shop(world) => world.question_of_text(options),
-            World::Items(_) | World::TraitFlights(_) => {
+            World::Items(_) | World::Staged(_) => {
                 anyhow::bail!("options of the {} world cannot be read from text", self.name())
             }
         }
@@ -370,7 +374,7 @@ impl World {
         match self {
             World::Choice(_) | World::Shop(_) => 0,
             World::Items(_) => usize::MAX,
-            World::TraitFlights(world) => world.bank_rounds(),
+            World::Staged(world) => world.bank_rounds(),
         }
     }
 
@@ -379,7 +383,7 @@ impl World {
         match self {
             World::Choice(_) | World::Shop(_) => Vec::new(),
             World::Items(world) => world.bank(draws),
-            World::TraitFlights(world) => world.items().bank(draws),
+            World::Staged(world) => world.items().bank(draws),
         }
     }
 
@@ -388,7 +392,7 @@ impl World {
         match self {
             World::Choice(_) | World::Shop(_) => false,
             World::Items(world) => world.items_come_again(),
-            World::TraitFlights(world) => world.items().items_come_again(),
+            World::Staged(world) => world.items().items_come_again(),
         }
     }
 
@@ -397,7 +401,7 @@ impl World {
         match self {
             World::Choice(_) | World::Shop(_) => None,
             World::Items(world) => world.item(item, place),
-            World::TraitFlights(world) => world.items().item(item, place),
+            World::Staged(world) => world.items().item(item, place),
         }
     }
 
@@ -407,7 +411,7 @@ impl World {
         match self {
             World::Choice(_) | World::Shop(_) => None,
             World::Items(world) => world.fisher_information(item, marginal),
-            World::TraitFlights(world) => world.items().fisher_information(item, marginal),
+            World::Staged(world) => world.items().fisher_information(item, marginal),
         }
     }
 
@@ -426,7 +430,7 @@ impl World {
                 let mut is_better = |likelihood: &Likelihood| is_better(likelihood, 0);
                 Some(world.best_question(place, candidates, draws, &mut is_better))
             }
-            World::TraitFlights(world) => Some(world.best_question(place, candidates, draws, is_better)),
+            World::Staged(world) => Some(world.best_question(place, candidates, draws, is_better)),
             World::Items(_) | World::Shop(_) => None,
         }
     }
@@ -438,7 +442,7 @@ impl World {
         match self {
             World::Choice(world) => world.read_question(message, place),
             World::Items(world) => world.read_question(message, place),
-            World::TraitFlights(world) => world.read_question(message, place),
+            World::Staged(world) => world.read_question(message, place),
             World::Shop(_) => None,
         }
     }
@@ -449,7 +453,7 @@ impl World {
         match self {
             World::Choice(world) => world.answers_only_rule_out(),
             World::Items(world) => world.answers_only_rule_out(),
-            World::TraitFlights(world) => world.answers_only_rule_out(),
+            World::Staged(world) => world.answers_only_rule_out(),
             World::Shop(_) => true,
         }
     }
@@ -459,7 +463,7 @@ impl World {
         match self {
             World::Choice(world) => world.user_attributes(),
             World::Items(world) => world.attributes().to_vec(),
-            World::TraitFlights(world) => world.items().attributes().to_vec(),
+            World::Staged(world) => world.items().attributes().to_vec(),
             World::Shop(_) => Vec::new(),
         }
     }
@@ -474,7 +478,7 @@ impl World {
         match self {
             World::Choice(world) => world.texts().opening(&first.text),
             World::Items(world) => world.texts().opening(&first.text),
-            World::TraitFlights(world) => world.opening(first),
+            World::Staged(world) => world.opening(first),
             World::Shop(world) => world.texts().opening(&first.text),
         }
     }
@@ -485,7 +489,7 @@ impl World {
         match self {
             World::Choice(world) => world.texts().reply(label),
             World::Items(world) => world.texts().reply(label),
-            World::TraitFlights(world) => world.reply(question, label),
+            World::Staged(world) => world.reply(question, label),
             World::Shop(world) => world.texts().reply(label),
         }
     }
@@ -495,7 +499,7 @@ impl World {
         match self {
             World::Choice(world) => world.feedback(question, said, truth, &next.text),
             World::Items(world) => world.texts().feedback(&question.labels, said, truth, &[], &next.text),
-            World::TraitFlights(world) => world.feedback(question, said, truth, next),
+            World::Staged(world) => world.feedback(question, said, truth, next),
             World::Shop(world) => world.texts().feedback(&question.labels, said, truth, &[], &next.text),
         }
     }

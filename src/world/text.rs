@@ -355,8 +355,8 @@ mod tests {
         .unwrap();
         assert_eq!(good.opening("A?"), "Guess.\nA?");
         assert_eq!(good.reply("no"), ("I guess no!".into(), 8));
-        assert_eq!(good.feedback(&labels, 1, 1, "B?"), "Right. B?");
-        assert_eq!(good.feedback(&labels, 1, 0, "B?"), "No, yes. B?");
+        assert_eq!(good.feedback(&labels, 1, 1, &[], "B?"), "Right. B?");
+        assert_eq!(good.feedback(&labels, 1, 0, &[], "B?"), "No, yes. B?");
 
         let key = |result: Result<Texts, TextMistake>| result.unwrap_err().key;
         assert_eq!(key(texts("Guess.", "{{ label }}", "{{ question }}")), "opening");

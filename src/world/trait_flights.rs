@@ -8,14 +8,13 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::choice::{self, ChoiceRule, ChoiceWorld, SupposedRule};
+use super::Weights;
+use super::choice::{self, ChoiceRule, SupposedRule};
 use super::flights::{Feature, FlightsConfig};
 use super::ipip::{ITEMS, Trait};
-use super::items::ItemWorld;
 use super::personality::{self, PersonalityConfig};
-use super::{Factor, Likelihood, Question, Reward, Weights};
+use super::staged::{StagedParts, StagedWorld};
 use crate::error::usage;
-use crate::rng::Stream;
 
 /// `[teacher.trait_flights]`; the traits' levels and the items are those of `[teacher.personality]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,148 +109,52 @@ impl Mapping {
 }
 
 /// The world of flights that follow from traits; see the module's documentation.
-#[derive(Clone, Debug)]
-pub struct TraitFlights {
-    factors: Vec<Factor>,
-    /// The factor that flights bear on.
-    factor: usize,
-    n_items: usize,
-    items: ItemWorld,
-    flights: ChoiceWorld,
-}
-
-impl TraitFlights {
-    /// # Errors
-    /// If either config makes no sense.
-    pub(super) fn new(config: &TraitFlightsConfig, personality: &PersonalityConfig) -> Result<TraitFlights> {
-        if config.items > ITEMS.len() {
-            return Err(usage(format!(
-                "teacher.trait_flights.items is {}, the questionnaire has {}",
-                config.items,
-                ITEMS.len()
-            )));
-        }
-        let traits = config.mapping.traits();
-        let questionnaire = personality::questionnaire(personality, &traits)?;
-        let joint = &questionnaire.joint;
-        let factor = joint.group(traits[0]);
-        let furthest = personality.levels.iter().fold(0.0, |furthest: f64, level| furthest.max(level.abs()));
-        let mut cells = Vec::new();
-        for hypothesis in 0..joint.factors[factor].prior.len() {
-            let level = |t: usize| {
-                // A trait of another factor does not count.
-                let value = if joint.group(t) == factor { joint.value(t, hypothesis) } else { 0 };
-                personality.levels[value] / furthest
-            };
-            let levels = [level(0), level(1), level(2), level(3), level(4)];
-            cells.extend(config.features.iter().map(|feature| config.mapping.weight(*feature, levels)));
-        }
-        let weights = Weights::new(config.features.len(), cells);
-        let flights = choice::published(choice::Published {
-            name: "trait_flights",
-            noun: "flight",
-            purpose: "for my trips",
-            features: config.features.iter().map(|feature| feature.attribute()).collect(),
-            users: config.choice,
-            supposed: config.teacher_likelihood,
-            hypotheses: Some((joint.factors[factor].clone(), weights)),
-            key: "teacher.trait_flights",
-        })?;
-        Ok(TraitFlights {
-            factors: joint.factors.clone(),
-            factor,
-            n_items: config.items,
-            items: personality::world_of(questionnaire, personality.order)?,
-            flights,
-        })
+///
+/// # Errors
+/// If either config makes no sense.
+pub(super) fn world(config: &TraitFlightsConfig, personality: &PersonalityConfig) -> Result<StagedWorld> {
+    if config.items > ITEMS.len() {
+        return Err(usage(format!(
+            "teacher.trait_flights.items is {}, the questionnaire has {}",
+            config.items,
+            ITEMS.len()
+        )));
     }
-
-    pub(super) fn factors(&self) -> &[Factor] {
-        &self.factors
+    let traits = config.mapping.traits();
+    let questionnaire = personality::questionnaire(personality, &traits)?;
+    let joint = &questionnaire.joint;
+    let factor = joint.group(traits[0]);
+    let furthest = personality.levels.iter().fold(0.0, |furthest: f64, level| furthest.max(level.abs()));
+    let mut cells = Vec::new();
+    for hypothesis in 0..joint.factors[factor].prior.len() {
+        let level = |t: usize| {
+            // A trait of another factor does not count.
+            let value = if joint.group(t) == factor { joint.value(t, hypothesis) } else { 0 };
+            personality.levels[value] / furthest
+        };
+        let levels = [level(0), level(1), level(2), level(3), level(4)];
+        cells.extend(config.features.iter().map(|feature| config.mapping.weight(*feature, levels)));
     }
-
-    pub(super) fn default_rounds(&self) -> usize {
-        self.n_items + self.flights.default_rounds()
-    }
-
-    pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
-        let mut questions = self.items.questions(self.n_items.min(rounds), draws);
-        let flights = rounds - questions.len();
-        questions.extend((1..=flights).map(|place| self.option_set(place, draws)));
-        questions
-    }
-
-    /// The questionnaire that comes first.
-    pub(super) fn items(&self) -> &ItemWorld {
-        &self.items
-    }
-
-    /// Rounds of items.
-    pub(super) fn bank_rounds(&self) -> usize {
-        self.n_items
-    }
-
-    /// Whether answers, as the teacher supposes them, can only rule hypotheses out.
-    pub(super) fn answers_only_rule_out(&self) -> bool {
-        self.flights.answers_only_rule_out() && (self.n_items == 0 || self.items.answers_only_rule_out())
-    }
-
-    /// As [`ChoiceWorld::best_question`]; `is_better` is shown the factor too.
-    pub(super) fn best_question(
-        &self,
-        place: usize,
-        candidates: usize,
-        draws: &mut Stream,
-        is_better: &mut dyn FnMut(&Likelihood, usize) -> bool,
-    ) -> Question {
-        let mut is_better = |likelihood: &Likelihood| is_better(likelihood, self.factor);
-        let question = self.flights.best_question(place, candidates, draws, &mut is_better);
-        Question { factor: self.factor, ..question }
-    }
-
-    /// Flights alone, to be asked at a place (from 1) of an episode.
-    pub(super) fn option_set(&self, place: usize, draws: &mut Stream) -> Question {
-        Question { factor: self.factor, ..self.flights.question(place, draws) }
-    }
-
-    /// As [`ChoiceWorld::read_question`], or an item of the questionnaire.
-    pub(super) fn read_question(&self, message: &str, place: usize) -> Option<Question> {
-        let flight = self.flights.read_question(message, place);
-        let flight = flight.map(|question| Question { factor: self.factor, ..question });
-        flight.or_else(|| self.items.read_question(message, place))
-    }
-
-    fn is_flight(question: &Question) -> bool {
-        matches!(question.reward, Reward::Linear { .. })
-    }
-
-    pub(super) fn opening(&self, first: &Question) -> String {
-        if Self::is_flight(first) {
-            self.flights.texts().opening(&first.text)
-        } else {
-            self.items.texts().opening(&first.text)
-        }
-    }
-
-    pub(super) fn reply(&self, question: &Question, label: &str) -> (String, usize) {
-        if Self::is_flight(question) {
-            self.flights.texts().reply(label)
-        } else {
-            self.items.texts().reply(label)
-        }
-    }
-
-    pub(super) fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
-        let labels = &question.labels;
-        match (Self::is_flight(question), Self::is_flight(next)) {
-            (true, _) => self.flights.feedback(question, said, truth, &next.text),
-            (false, false) => self.items.texts().feedback(labels, said, truth, &[], &next.text),
-            (false, true) => {
-                let first = self.flights.texts().opening(&next.text);
-                self.items.texts().feedback(labels, said, truth, &[], &first)
-            }
-        }
-    }
+    let weights = Weights::new(config.features.len(), cells);
+    let flights = choice::published(choice::Published {
+        name: "trait_flights",
+        noun: "flight",
+        purpose: "for my trips",
+        features: config.features.iter().map(|feature| feature.attribute()).collect(),
+        users: config.choice,
+        supposed: config.teacher_likelihood,
+        hypotheses: Some((joint.factors[factor].clone(), weights)),
+        key: "teacher.trait_flights",
+    })?;
+    Ok(StagedWorld::new(StagedParts {
+        name: "trait_flights".into(),
+        rounds: None,
+        population: None,
+        factor,
+        n_items: config.items,
+        items: personality::world_of(questionnaire, personality.order)?,
+        choices: flights,
+    }))
 }
 
 #[cfg(test)]
@@ -301,13 +204,13 @@ mod tests {
         let personality = PersonalityConfig::default();
         let config = |mapping| TraitFlightsConfig { mapping, ..TraitFlightsConfig::default() };
         let sizes = |mapping| -> Vec<usize> {
-            let world = TraitFlights::new(&config(mapping), &personality).unwrap();
+            let world = world(&config(mapping), &personality).unwrap();
             world.factors().iter().map(|factor| factor.prior.len()).collect()
         };
         assert_eq!(sizes(Mapping::Coupled), [5, 5, 125]);
         assert_eq!(sizes(Mapping::Single(Trait::Extraversion)), [5; 5]);
         assert_eq!(sizes(Mapping::Grounded), [3125]);
-        let error = TraitFlights::new(&TraitFlightsConfig { items: 51, ..Default::default() }, &personality);
+        let error = world(&TraitFlightsConfig { items: 51, ..Default::default() }, &personality);
         assert!(error.unwrap_err().to_string().contains("items is 51"));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::context;
 use toml::Spanned;
 
-use super::file::{ChoiceTable, FeatureTable, Levels, WorldFile};
+use super::file::{ChoiceTable, FeatureTable, Levels, TextTable, WorldFile};
 use super::mistake::{Mistake, mistake};
 use super::{check_options, check_users, place_text_mistake, templates};
 use crate::world::choice::{
@@ -31,6 +31,78 @@ pub(super) fn world(
         return mistake(stray, "[questionnaire] belongs to a world with [[questions]]");
     }
     let choice = table.get_ref();
+    let of_features = file.features.iter().filter_map(|feature| feature.get_ref().weight.as_ref());
+    if let Some(stray) = of_features.map(Spanned::span).chain(choice.after.as_ref().map(Spanned::span)).next()
+    {
+        let message = "this belongs to a world that has [[questions]] and [[factors]] too".into();
+        return Err(Mistake { span: Some(stray), message });
+    }
+    if choice.text.is_some() {
+        return mistake(
+            table,
+            "choice.text belongs to a world with [[questions]]; here [text] has the templates",
+        );
+    }
+    let attributes = attributes(file, table)?;
+    let (factor, weights) =
+        if file.hypotheses.is_empty() { grid(file, choice)? } else { listed(file, choice, &attributes)? };
+    check_users(file, std::slice::from_ref(&factor))?;
+    let rounds = file.rounds.as_ref().map(|rounds| *rounds.get_ref());
+    let text = ("text", &file.text);
+    of_weights(OfWeights { name, rounds, file, table, attributes, factor, weights, text })
+}
+
+/// What a world of choice is made of once it is known how its users weigh the features.
+pub(super) struct OfWeights<'a> {
+    pub(super) name: String,
+    pub(super) rounds: Option<usize>,
+    pub(super) file: &'a WorldFile,
+    pub(super) table: &'a Spanned<ChoiceTable>,
+    pub(super) attributes: Vec<Attribute>,
+    pub(super) factor: Factor,
+    pub(super) weights: Weights,
+    /// The templates, and what their table is called.
+    pub(super) text: (&'a str, &'a TextTable),
+}
+
+pub(super) fn of_weights(parts: OfWeights<'_>) -> Result<ChoiceWorld, Mistake> {
+    let OfWeights { name, rounds, file, table, attributes, factor, weights, text: (text_table, text) } =
+        parts;
+    let choice = table.get_ref();
+    let users = rule(choice)?;
+    let supposed = supposed(choice, users)?;
+    let labels: Arc<[String]> = match &choice.labels {
+        Some(labels) => {
+            check_options(labels)?;
+            labels.get_ref().as_slice().into()
+        }
+        None => ["1", "2", "3"].map(String::from).into(),
+    };
+    let Some(question) = &text.question else {
+        return mistake(
+            table,
+            format!("{text_table}.question is missing: it says how a round's options read"),
+        );
+    };
+    ChoiceWorld::new(ChoiceParts {
+        name,
+        rounds: rounds.unwrap_or(PUBLISHED_ROUNDS),
+        attributes,
+        factor,
+        weights,
+        population: file.population.as_ref().map(|population| *population.get_ref()),
+        labels,
+        users,
+        supposed,
+        question: question.get_ref(),
+        text: templates(text),
+        option: "an option".into(),
+    })
+    .map_err(|wrong| place_text_mistake(text_table, text, wrong))
+}
+
+/// The features.
+pub(super) fn attributes(file: &WorldFile, table: &Spanned<ChoiceTable>) -> Result<Vec<Attribute>, Mistake> {
     if file.features.is_empty() {
         return mistake(table, "[choice] needs [[features]]");
     }
@@ -48,36 +120,7 @@ pub(super) fn world(
         }
         attributes.push(attribute);
     }
-    let users = rule(choice)?;
-    let supposed = supposed(choice, users)?;
-    let labels: Arc<[String]> = match &choice.labels {
-        Some(labels) => {
-            check_options(labels)?;
-            labels.get_ref().as_slice().into()
-        }
-        None => ["1", "2", "3"].map(String::from).into(),
-    };
-    let (factor, weights) =
-        if file.hypotheses.is_empty() { grid(file, choice)? } else { listed(file, choice, &attributes)? };
-    check_users(file, std::slice::from_ref(&factor))?;
-    let Some(question) = &file.text.question else {
-        return mistake(table, "text.question is missing: it says how a round's options read");
-    };
-    ChoiceWorld::new(ChoiceParts {
-        name,
-        rounds: file.rounds.as_ref().map_or(PUBLISHED_ROUNDS, |rounds| *rounds.get_ref()),
-        population: file.population.as_ref().map(|population| *population.get_ref()),
-        attributes,
-        factor,
-        weights,
-        labels,
-        users,
-        supposed,
-        question: question.get_ref(),
-        text: templates(&file.text),
-        option: "an option".into(),
-    })
-    .map_err(|wrong| place_text_mistake(&file.text, wrong))
+    Ok(attributes)
 }
 
 fn rule(choice: &ChoiceTable) -> Result<ChoiceRule, Mistake> {

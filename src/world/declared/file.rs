@@ -141,6 +141,10 @@ pub(super) struct ChoiceTable {
     pub(super) teacher_likelihood: Option<Spanned<SupposedRule>>,
     /// That a user may give to a feature.
     pub(super) weights: Option<Spanned<Vec<f64>>>,
+    /// How many questions come first, in a world that has questions too.
+    pub(super) after: Option<Spanned<usize>>,
+    /// The templates of this stage, likewise.
+    pub(super) text: Option<TextTable>,
 }
 
 /// One of `[[features]]`.
@@ -153,6 +157,8 @@ pub(super) struct FeatureTable {
     pub(super) levels: Spanned<Levels>,
     pub(super) values: Option<Spanned<Vec<f64>>>,
     pub(super) weights: Option<Spanned<Vec<f64>>>,
+    /// What a user gives to it, as an expression of the factors, in a world that has questions too.
+    pub(super) weight: Option<Spanned<String>>,
 }
 
 /// The levels of a feature.

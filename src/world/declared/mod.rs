@@ -1,9 +1,10 @@
 //! Declared worlds: a domain in one TOML file, without a line of Rust.
 //!
-//! A file declares one of two kinds of world. A *questionnaire* has `[[factors]]` that can be true of a user, each
-//! with its values, and `[[questions]]` with the probability of every option: a table by value, or a graded response.
-//! A *choice* has `[[features]]` with levels, from which options are drawn, and users that weigh the features: every
-//! combination of some weights, or a table of `[[hypotheses]]`. `[text]` has the templates (Jinja) of the dialogue.
+//! A *questionnaire* has `[[factors]]` that can be true of a user, each with its values, and `[[questions]]` with the
+//! probability of every option: a table by value, or a graded response. A *choice* has `[[features]]` with levels, from
+//! which options are drawn, and users that weigh the features: every combination of some weights, or a table of
+//! `[[hypotheses]]`. A file with both is a world in two stages: questions first, then choices, where each weight follows
+//! from the factors. `[text]` has the templates (Jinja) of the dialogue.
 //! `configs/worlds/` has examples with every key explained.
 //!
 //! A mistake is reported with file, line, column and reason.
@@ -12,6 +13,7 @@ mod choice;
 mod file;
 mod mistake;
 mod questionnaire;
+mod staged;
 
 use std::ops::Range;
 use std::path::Path;
@@ -79,7 +81,9 @@ fn parse(text: &str, stem: &str) -> Result<World, Mistake> {
             span: Some(file.format_version.span()),
             message: "a world needs [choice] with [[features]], or [[factors]] with [[questions]]".into(),
         }),
-        (Some(choice), false) => mistake(choice, "a world has [choice] or [[questions]], not both"),
+        (Some(choice), false) => {
+            staged::world(name, &file, choice).map(|world| World::Staged(Box::new(world)))
+        }
         (Some(choice), true) => choice::world(name, &file, choice).map(World::Choice),
         (None, false) => questionnaire::world(name, &file).map(World::Items),
     }
@@ -170,13 +174,13 @@ fn templates(text: &TextTable) -> TextTemplates<'_> {
     }
 }
 
-/// Where in the file a wrong template stands.
-fn place_text_mistake(text: &TextTable, wrong: TextMistake) -> Mistake {
+/// Where in the file a wrong template of a table such as `text` stands.
+fn place_text_mistake(table: &str, text: &TextTable, wrong: TextMistake) -> Mistake {
     let span = match wrong.key {
         "opening" => Some(text.opening.span()),
         "reply" => text.reply.as_ref().map(Spanned::span),
         "feedback" => Some(text.feedback.span()),
         _ => text.question.as_ref().map(Spanned::span),
     };
-    Mistake { span, message: format!("text.{}: {}", wrong.key, wrong.message) }
+    Mistake { span, message: format!("{table}.{}: {}", wrong.key, wrong.message) }
 }

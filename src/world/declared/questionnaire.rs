@@ -14,11 +14,11 @@ use crate::world::joint::{Joint, MOST_HYPOTHESES};
 use crate::world::{Attribute, Factor, Likelihood, Reward};
 
 /// What can be true of a user in one respect.
-struct Respect {
-    name: String,
-    values: Vec<String>,
+pub(super) struct Respect {
+    pub(super) name: String,
+    pub(super) values: Vec<String>,
     /// Where all values are numbers.
-    numbers: Option<Vec<f64>>,
+    pub(super) numbers: Option<Vec<f64>>,
 }
 
 pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake> {
@@ -32,12 +32,25 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
         );
     }
     let (respects, factors) = factors(file)?;
+    let (world, _) = of_factors(name, file, &respects, &factors, &[])?;
+    Ok(world)
+}
+
+/// The questions, and how factors are joined that a question bears on together, or something else: `together`.
+pub(super) fn of_factors(
+    name: String,
+    file: &WorldFile,
+    respects: &[Respect],
+    factors: &[Factor],
+    together: &[usize],
+) -> Result<(ItemWorld, Joint), Mistake> {
     let nothing = QuestionnaireTable::default();
     let common = file.questionnaire.as_ref().map_or(&nothing, |table| table.get_ref());
     let (lapse, teacher_lapse) = lapses(common)?;
 
-    let bears_on = file.questions.iter().map(|q| bears_on(q, &respects)).collect::<Result<Vec<_>, _>>()?;
-    let joint = Joint::new(&factors, bears_on.iter().map(Vec::as_slice))
+    let bears_on = file.questions.iter().map(|q| bears_on(q, respects)).collect::<Result<Vec<_>, _>>()?;
+    let also = (!together.is_empty()).then_some(together);
+    let joint = Joint::new(factors, bears_on.iter().map(Vec::as_slice).chain(also))
         .map_err(|message| Mistake { span: last_table(file), message })?;
     check_users(file, &joint.factors)?;
 
@@ -67,9 +80,9 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
             );
         }
         let (log_probs, graded) = match (&asked.table, &asked.graded) {
-            (Some(table), None) => (table_rows(table, on, &respects, &joint, factor, labels.len())?, None),
+            (Some(table), None) => (table_rows(table, on, respects, &joint, factor, labels.len())?, None),
             (None, Some(graded)) => {
-                let model = graded_model(question, graded, common, on, &respects, labels.len())?;
+                let model = graded_model(question, graded, common, on, respects, labels.len())?;
                 let hypotheses = 0..joint.factors[factor].prior.len();
                 let rows = hypotheses.clone().flat_map(|h| model.answers(&joint, h)).collect();
                 (rows, model.of_one_level(&joint, hypotheses, teacher_lapse))
@@ -100,8 +113,9 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
     groups.dedup();
     items.iter_mut().for_each(|item| item.group = groups.partition_point(|g| *g < item.group));
 
-    let rounds = file.rounds.as_ref().map(|rounds| *rounds.get_ref());
-    if let (Some(rounds), true) = (&file.rounds, common.order != Order::Independent)
+    // Of two stages, these are not all rounds.
+    let rounds = file.rounds.as_ref().filter(|_| file.choice.is_none());
+    if let (Some(rounds), true) = (rounds, common.order != Order::Independent)
         && *rounds.get_ref() > items.len()
     {
         let message = format!(
@@ -111,21 +125,21 @@ pub(super) fn world(name: String, file: &WorldFile) -> Result<ItemWorld, Mistake
         );
         return mistake(rounds, message);
     }
-    let attributes = attributes(&respects, &joint);
+    let attributes = attributes(respects, &joint);
     let world = ItemWorld::new(ItemWorldParts {
         name,
-        rounds,
+        rounds: rounds.map(|rounds| *rounds.get_ref()),
         population: file.population.as_ref().map(|population| *population.get_ref()),
         order: common.order,
-        factors: joint.factors,
+        factors: joint.factors.clone(),
         attributes,
         items,
         question: file.text.question.as_ref().map_or("{{ text }}", |question| question.get_ref()),
         text: templates(&file.text),
     })
-    .map_err(|wrong| place_text_mistake(&file.text, wrong))?;
+    .map_err(|wrong| place_text_mistake("text", &file.text, wrong))?;
     check_texts(file, &world)?;
-    Ok(world)
+    Ok((world, joint))
 }
 
 /// Questions that expect other answers read differently.
@@ -154,7 +168,8 @@ fn check_texts(file: &WorldFile, world: &ItemWorld) -> Result<(), Mistake> {
     }
 }
 
-fn factors(file: &WorldFile) -> Result<(Vec<Respect>, Vec<Factor>), Mistake> {
+/// The factors as declared.
+pub(super) fn factors(file: &WorldFile) -> Result<(Vec<Respect>, Vec<Factor>), Mistake> {
     let (mut respects, mut factors): (Vec<Respect>, Vec<Factor>) = (Vec::new(), Vec::new());
     for table in &file.factors {
         let factor = table.get_ref();
