@@ -49,6 +49,28 @@ fn episodes(config: &TeacherConfig, world: &World, users: usize) -> Vec<Episode>
     (0..users).map(|user| simulate(config, world, 7, user, 1, |_| {}).episode).collect()
 }
 
+/// A report of a belief between the items and the flights does not swallow what the flights begin with; what is asked aside
+/// there begins with it too.
+#[test]
+fn the_second_stage_is_introduced_after_a_report() {
+    let (config, world) = teacher(MIXED);
+    let replayer = Replayer::new(&config, &world, 7);
+    for episode in episodes(&config, &world, 3) {
+        let introduced = |message: &Message| message.content.contains("Help me select the best flights");
+        let asked: Vec<&Message> = episode.messages.iter().step_by(2).collect();
+        let reports =
+            asked.iter().position(|message| message.content.contains("How high do you think")).unwrap();
+        let first: Vec<usize> = (0..asked.len()).filter(|&i| introduced(asked[i])).collect();
+        assert_eq!(first.len(), 1, "{asked:#?}");
+        assert!(reports < first[0] && asked[first[0]].content.starts_with("Help me select"), "{asked:#?}");
+        let replay = replayer.replay(&episode).unwrap();
+        let moment = &replay.moments[2];
+        let sets = replayer.held_out_sets(&replay, 2, 1);
+        let aside = replayer.ask(&replay, moment, &sets[0], 0, None, &mut rng::stream(0, "test", 0));
+        assert!(introduced(&aside.messages[aside.messages.len() - 2]), "{:#?}", aside.messages);
+    }
+}
+
 fn looking<'a>(
     config: &'a EvalConfig,
     decoder: &'a Decoder,
@@ -482,9 +504,13 @@ fn transfer_takes_files_of_episodes() {
     let place = Place::new();
     place.ok("run c.toml --set train.max_steps=2");
     let row = |user: &str, answers: [u8; 4]| format!("{user},{}\n", answers.map(|a| a.to_string()).join(","));
+    // One of them is called as somebody whom the adapter was trained on.
+    let trained = std::fs::read_to_string(place.path("runs/a/episodes/train.jsonl")).unwrap();
+    let trained: serde_json::Value = serde_json::from_str(trained.lines().next().unwrap()).unwrap();
+    let namesake = trained["user"].as_str().unwrap();
     let people = [
         "user,E1,A1,E2,C1\n".into(),
-        row("0", [1, 5, 4, 2]),
+        row(namesake, [1, 5, 4, 2]),
         row("ann", [3, 3, 2, 5]),
         row("bob", [5, 1, 1, 4]),
     ];
@@ -506,8 +532,24 @@ fn transfer_takes_files_of_episodes() {
         assert_eq!(cell["measures"][measure], eval["fine_tuned"][measure]);
         assert_eq!(file["worlds"][1]["teacher"][measure], eval["teacher"][measure]);
     }
-    // Whoever was trained on under the name 0 is somebody else.
+    // The namesake is somebody else; in the run's own file, wherever it lies, those are known who were trained on.
     assert_eq!(cell["episodes_of_trained_users"], 0);
+    std::fs::copy(place.path("runs/a/episodes/train.jsonl"), place.path("test.jsonl")).unwrap();
+    let both = "transfer test.jsonl runs/a/episodes/test.jsonl --model base --adapter runs/a --episodes 2 --out t.json";
+    let done = place.run(both);
+    assert!(
+        done.stderr.contains("2 of 2 episodes of test are of users that a was trained on"),
+        "{}",
+        done.stderr
+    );
+    let file = place.json("t.json");
+    let cells = file["rows"][1]["cells"].as_array().unwrap();
+    assert_eq!(
+        (&cells[0]["episodes_of_trained_users"], &cells[1]["episodes_of_trained_users"]),
+        (&2.into(), &0.into())
+    );
+    // Two files of one name are called by their paths.
+    assert_eq!(file["worlds"][1]["name"], "runs/a/episodes/test.jsonl");
     let done = place.run("transfer people.jsonl --model base --episodes 2 --out two.json");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert_eq!(place.json("two.json")["worlds"][0]["episodes"], 2);
@@ -521,7 +563,11 @@ fn transfer_takes_files_of_episodes() {
         2,
         &["teacher.rounds=3", "cannot be set"],
     );
-    place.fails("transfer people.jsonl people.jsonl --model base", 2, &["two worlds are called \"people\""]);
+    place.fails(
+        "transfer people.jsonl people.jsonl people.jsonl --model base",
+        2,
+        &["two worlds are called \"people.jsonl\""],
+    );
     place.fails("transfer nobody.jsonl --model base", 1, &["nobody.jsonl"]);
 }
 

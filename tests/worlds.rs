@@ -172,9 +172,10 @@ fn a_world_in_two_stages_by_brute_force() {
     let mut stages = [0, 0];
     for episode in episodes(&config, 3) {
         let mut weights: Vec<f64> = people.iter().map(|person| person.2).collect();
-        for pair in episode.messages.chunks(2) {
+        for (i, pair) in episode.messages.chunks(2).enumerate() {
             let asked = pair[0].content.lines().last().unwrap();
-            let likelihood: Vec<Vec<f64>> = match asked.strip_prefix("Which? ") {
+            assert_eq!(pair[0].content.contains("Now choose."), i == 2, "{}", pair[0].content);
+            let likelihood: Vec<Vec<f64>> = match asked.strip_prefix(&format!("Round {}. Which? ", i + 1)) {
                 None => {
                     stages[0] += 1;
                     let of = |(taste, thrift, _): &(usize, f64, f64)| match asked {
@@ -232,7 +233,7 @@ labels = ["a", "b"]
 rule = { softmax = 2.0 }
 [choice.text]
 opening = "Now choose.\n{{ question }}"
-question = "Which? {% for o in options %}{{ o.label }}: {{ o.strength }}, {{ o.price }}{{ ' | ' if not loop.last }}{% endfor %}"
+question = "Round {{ place }}. Which? {% for o in options %}{{ o.label }}: {{ o.strength }}, {{ o.price }}{{ ' | ' if not loop.last }}{% endfor %}"
 feedback = "{{ truth }}.\n{{ question }}"
 [[factors]]
 name = "taste"
@@ -272,6 +273,11 @@ fn mistakes_in_a_world_in_two_stages_are_placed() {
         ("weight = \"-thrift / 4\"", "weights = [1.0]", "one `weight`"),
         ("labels = [\"a\", \"b\"]", "after = 3", "after 3 questions, but there are 2"),
         ("labels = [\"a\", \"b\"]", "weights = [1.0]", "one `weight`"),
+        ("-thrift / 4", "0 * thrift", "the weight is 0 for everybody"),
+        ("1 if taste == 'bitter' else -0.5", "1 if taste == 'biter' else -0.5", "is -0.5 for everybody"),
+        ("name = \"thrift\"", "name = \"thrift-y\"", "called \"thrift-y\""),
+        ("name = \"thrift\"", "name = \"true\"", "called \"true\""),
+        ("rounds = 5", "rounds = 2", "nothing is ever chosen"),
         ("opening = \"Now choose.\\n{{ question }}\"", "opening = \"Now choose.\"", "choice.text.opening"),
     ] {
         assert!(STAGED.contains(right), "{right}");

@@ -72,6 +72,9 @@ struct WorldOf {
     depth: Depth,
     #[serde(skip)]
     on_too_long: Policy,
+    /// Whether the episodes were there already.
+    #[serde(skip)]
+    is_file: bool,
 }
 
 /// The model without an adapter, or with one.
@@ -107,8 +110,12 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     }
     let mut worlds = Vec::new();
     for world in &args.worlds {
-        let world = WorldOf::find(world, args.episodes)?;
-        if worlds.iter().any(|other: &WorldOf| other.name == world.name) {
+        let mut world = WorldOf::find(world, args.episodes)?;
+        let is_taken = |name: &str| worlds.iter().any(|other: &WorldOf| other.name == name);
+        if is_taken(&world.name) && world.is_file {
+            world.name.clone_from(&world.config);
+        }
+        if is_taken(&world.name) {
             return Err(usage(format!(
                 "two worlds are called {:?}: give one another run.name, or the file another name",
                 world.name
@@ -158,9 +165,7 @@ fn measure_all(
             note(&format!("{name} on {}", world.name));
             pipeline = pipeline.with_too_long(world.on_too_long);
             let is_trained = |line: &&Line| user_of(line).is_some_and(|user| trained.contains(&user));
-            // Other people's users have names of their own, which say nothing about ours.
-            let is_taught = world.depth.origin.is_some();
-            let shared = world.lines.iter().filter(|line| is_taught && is_trained(line)).count();
+            let shared = world.lines.iter().filter(is_trained).count();
             let (measures, not_measured) =
                 match TestSet::encode(&pipeline, world.lines.clone(), Path::new(&world.config)) {
                     Ok(test) => (Some(world.measure(&decoder, &pipeline, &test, model)?), None),
@@ -273,6 +278,7 @@ fn read_world(
         lines,
         depth,
         on_too_long,
+        is_file: true,
     })
 }
 
@@ -301,6 +307,7 @@ fn teach_world(argument: &str, path: &Path, settings: &[String], episodes: Optio
         lines,
         depth,
         on_too_long: config.tokens.on_too_long,
+        is_file: false,
     })
 }
 
@@ -320,16 +327,20 @@ fn name_of(dir: &Path, rows: &[Row]) -> String {
     numbered
 }
 
-/// The world and user of every episode that an adapter's run was trained on; none where that is not known.
-fn trained_users(adapter: &Path) -> Result<HashSet<(String, String)>> {
+/// Whose an episode is: its world, its user, and the beginning of its id, since users of other origin may have the same name.
+type Whose = (String, String, String);
+
+/// Whose the episodes are that an adapter's run was trained on; none where that is not known.
+fn trained_users(adapter: &Path) -> Result<HashSet<Whose>> {
     let Some(file) = train_file_of(&adapter_folder(adapter))? else { return Ok(HashSet::new()) };
     Ok(read_lines(&file)?.iter().filter_map(user_of).collect())
 }
 
-fn user_of(line: &Line) -> Option<(String, String)> {
+fn user_of(line: &Line) -> Option<Whose> {
     match line {
         Line::Episode(episode) if !episode.user.is_empty() => {
-            Some((episode.world.clone(), episode.user.clone()))
+            let begins = episode.id.rsplit_once('-').map_or("", |(begins, _)| begins);
+            Some((episode.world.clone(), episode.user.clone(), begins.to_owned()))
         }
         _ => None,
     }

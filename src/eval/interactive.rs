@@ -34,7 +34,7 @@ fn one_dialogue(looking: Looking, one: &Chosen, tails: &mut Tails) -> Result<Vec
     let mut said: Vec<Asked> = Vec::new();
     let mut rounds = 0;
     for (asked, (answer, observations)) in replay.asked.iter().zip(one.episode.answers()) {
-        let [asking, reply] = looking.replayer.exchange(said.last(), asked);
+        let [asking, reply] = looking.replayer.exchange(&said, asked);
         dialogue.messages.push(asking);
         dialogue.messages.push(Message { answer: Some(answer.clone()), ..reply });
         let sequence = looking.pipeline.encode(&dialogue)?.sequence;
@@ -47,7 +47,7 @@ fn one_dialogue(looking: Looking, one: &Chosen, tails: &mut Tails) -> Result<Vec
             .about(answer.belief.clone());
 
         let own = Asked { said: argmax(&prediction.probs()), ..asked.clone() };
-        let [_, reply] = looking.replayer.exchange(said.last(), &own);
+        let [_, reply] = looking.replayer.exchange(&said, &own);
         dialogue.messages.pop();
         dialogue.messages.push(reply);
         said.push(own);

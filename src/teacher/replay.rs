@@ -110,8 +110,7 @@ impl<'a> Replayer<'a> {
         errors: &mut Stream,
     ) -> Episode {
         let forecast = self.course.forecast(&moment.posterior, question, truth, errors);
-        let last = moment.asked.checked_sub(1).map(|i| &replay.asked[i]);
-        let asking = user_says(self.world(), last, question);
+        let asking = user_says(self.world(), &replay.asked[..moment.asked], question);
         let (reply, start) = assistant_says(self.world(), question, forecast.said, belief.is_some());
         let answer = Answer {
             start,
@@ -154,9 +153,8 @@ impl<'a> Replayer<'a> {
         self.course.rules.observe(&mut after.posterior, question, truth);
         (after.rounds, after.asked) = (moment.rounds + 1, moment.asked + 1);
         let mut messages = replay.messages[..2 * moment.asked].to_vec();
-        let last = moment.asked.checked_sub(1).map(|i| &replay.asked[i]);
-        messages.extend(self.exchange(last, &asked));
         let mut all = replay.asked[..moment.asked].to_vec();
+        messages.extend(self.exchange(&all, &asked));
         all.push(asked);
         (Replay { asked: all, moments: Vec::new(), messages }, after)
     }
@@ -167,9 +165,9 @@ impl<'a> Replayer<'a> {
         self.world().option_sets(rounds + 1, count, draws)
     }
 
-    /// How something is asked after `last`, and the answer that says its option; without what was predicted.
-    pub fn exchange(&self, last: Option<&Asked>, asked: &Asked) -> [Message; 2] {
-        let asking = user_says(self.world(), last, &asked.question);
+    /// How something is asked after all that was asked before, and the answer that says its option; without what was predicted.
+    pub fn exchange(&self, before: &[Asked], asked: &Asked) -> [Message; 2] {
+        let asking = user_says(self.world(), before, &asked.question);
         let (reply, _) = assistant_says(self.world(), &asked.question, asked.said, asked.belief.is_some());
         [(Role::User, asking), (Role::Assistant, reply)].map(|(role, content)| Message {
             role,

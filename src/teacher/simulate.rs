@@ -327,7 +327,13 @@ pub(super) struct Dialogue<'a> {
 #[derive(Clone)]
 enum Told {
     Nothing,
-    Answer { question: Question, said: usize, truth: usize },
+    Answer {
+        question: Question,
+        said: usize,
+        truth: usize,
+    },
+    /// Nothing, to a report of a belief; the last that was asked before it.
+    AfterReport(Option<Question>),
 }
 
 impl<'a> Dialogue<'a> {
@@ -338,8 +344,8 @@ impl<'a> Dialogue<'a> {
     pub(super) fn ask(&mut self, next: &Question) {
         let content = match &self.told {
             Told::Answer { question, said, truth } => self.world.feedback(question, *said, *truth, next),
-            Told::Nothing if self.messages.is_empty() => self.world.opening(next),
-            Told::Nothing => next.text.clone(),
+            Told::Nothing => self.world.opening(next),
+            Told::AfterReport(before) => self.world.going_on(before.as_ref(), next),
         };
         self.messages.push(Message { role: Role::User, content, answer: None });
     }
@@ -355,17 +361,22 @@ impl<'a> Dialogue<'a> {
 
     /// The user's next message is the next question alone.
     fn tell_nothing(&mut self) {
-        self.told = Told::Nothing;
+        self.told = Told::AfterReport(match std::mem::replace(&mut self.told, Told::Nothing) {
+            Told::Nothing => None,
+            Told::Answer { question, .. } => Some(question),
+            Told::AfterReport(before) => before,
+        });
     }
 }
 
-/// The user's message that asks `next` after what was asked last.
-pub(super) fn user_says(world: &World, last: Option<&Asked>, next: &Question) -> String {
+/// The user's message that asks `next` after all that was asked before.
+pub(super) fn user_says(world: &World, before: &[Asked], next: &Question) -> String {
     let mut dialogue = Dialogue::new(world);
-    match last {
-        Some(report) if report.belief.is_some() => return next.text.clone(),
-        Some(answer) => dialogue.tell(&answer.question, answer.said, answer.truth),
-        None => {}
+    if let Some(answer) = before.iter().rfind(|asked| asked.belief.is_none()) {
+        dialogue.tell(&answer.question, answer.said, answer.truth);
+    }
+    if before.last().is_some_and(|asked| asked.belief.is_some()) {
+        dialogue.tell_nothing();
     }
     dialogue.ask(next);
     dialogue.messages.swap_remove(0).content

@@ -53,7 +53,7 @@ impl Joint {
                 let values = &factors[f].prior;
                 if prior.len().saturating_mul(values.len()) > MOST_HYPOTHESES {
                     return Err(format!(
-                        "questions bear on {name} together: more than {MOST_HYPOTHESES} combinations"
+                        "{name} would be one factor, of more than {MOST_HYPOTHESES} hypotheses"
                     ));
                 }
                 prior = prior.iter().flat_map(|p| values.iter().map(move |v| p * v)).collect();

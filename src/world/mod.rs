@@ -483,6 +483,15 @@ impl World {
         }
     }
 
+    /// The user's message after a report of a belief: the next question, and what it is about where that is new. `before` is
+    /// the last that was asked before the report.
+    pub fn going_on(&self, before: Option<&Question>, next: &Question) -> String {
+        match (self, before) {
+            (World::Staged(world), Some(before)) => world.going_on(before, next),
+            _ => next.text.clone(),
+        }
+    }
+
     /// The assistant's message that says an option, and the byte at which the option's label begins.
     pub fn reply(&self, question: &Question, said: usize) -> (String, usize) {
         let label = &question.labels[said];

@@ -277,7 +277,8 @@ pub(super) fn questionnaire(config: &PersonalityConfig, together: &[usize]) -> R
     bears_on.push(together.to_vec());
     // An item whose own loading was set to 0 still belongs to its trait.
     bears_on.iter_mut().zip(ITEMS).for_each(|(on, item)| on.push(item.measures as usize));
-    let joint = Joint::new(&traits, bears_on.iter().map(Vec::as_slice)).map_err(usage)?;
+    let joint = Joint::new(&traits, bears_on.iter().map(Vec::as_slice))
+        .map_err(|message| usage(format!("items that load on several traits: {message}")))?;
 
     let labels: Arc<[String]> = (1..=CATEGORIES).map(|i| i.to_string()).collect();
     let teacher_lapse = config.teacher_lapse.unwrap_or(config.lapse);
@@ -404,7 +405,7 @@ mod tests {
         let items: Vec<String> =
             chain.iter().map(|(n, t)| format!("{{ number = {n}, loadings = {{ {t} = 0.5 }} }}")).collect();
         let joined = message(&format!("levels = [{}]\nitems = [{}]", levels.join(", "), items.join(", ")));
-        assert!(joined.contains("combinations"), "{joined}");
+        assert!(joined.contains("hypotheses"), "{joined}");
         assert!(toml::from_str::<PersonalityConfig>("slpe = 1").is_err());
         assert!(toml::from_str::<PersonalityConfig>("order = \"random\"").is_err());
         assert!(

@@ -67,8 +67,8 @@ impl StagedWorld {
 
     pub(super) fn questions(&self, rounds: usize, draws: &mut Stream) -> Vec<Question> {
         let mut questions = self.items.questions(self.n_items.min(rounds), draws);
-        let left = rounds - questions.len();
-        questions.extend((1..=left).map(|place| self.option_set(place, draws)));
+        let first = questions.len() + 1;
+        questions.extend((first..=rounds).map(|place| self.option_set(place, draws)));
         questions
     }
 
@@ -132,13 +132,21 @@ impl StagedWorld {
         }
     }
 
+    /// The next question, with the second stage's opening where it begins.
+    pub(super) fn going_on(&self, before: &Question, next: &Question) -> String {
+        match (Self::has_options(before), Self::has_options(next)) {
+            (false, true) => self.choices.texts().opening(&next.text),
+            _ => next.text.clone(),
+        }
+    }
+
     pub(super) fn feedback(&self, question: &Question, said: usize, truth: usize, next: &Question) -> String {
         let labels = &question.labels;
         match (Self::has_options(question), Self::has_options(next)) {
             (true, _) => self.choices.feedback(question, said, truth, &next.text),
             (false, false) => self.items.texts().feedback(labels, said, truth, &[], &next.text),
             (false, true) => {
-                let first = self.choices.texts().opening(&next.text);
+                let first = self.going_on(question, next);
                 self.items.texts().feedback(labels, said, truth, &[], &first)
             }
         }

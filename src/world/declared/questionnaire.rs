@@ -50,8 +50,11 @@ pub(super) fn of_factors(
 
     let bears_on = file.questions.iter().map(|q| bears_on(q, respects)).collect::<Result<Vec<_>, _>>()?;
     let also = (!together.is_empty()).then_some(together);
-    let joint = Joint::new(factors, bears_on.iter().map(Vec::as_slice).chain(also))
-        .map_err(|message| Mistake { span: last_table(file), message })?;
+    let joint =
+        Joint::new(factors, bears_on.iter().map(Vec::as_slice).chain(also)).map_err(|message| Mistake {
+            span: last_table(file),
+            message: format!("questions that bear on several factors: {message}"),
+        })?;
     check_users(file, &joint.factors)?;
 
     let mut label_lists: Vec<Arc<[String]>> = Vec::new();

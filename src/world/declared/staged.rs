@@ -9,10 +9,10 @@ use super::choice::{OfWeights, attributes, of_weights};
 use super::file::{ChoiceTable, WorldFile};
 use super::mistake::{Mistake, mistake};
 use super::questionnaire::{Respect, factors, of_factors};
+use crate::world::Weights;
 use crate::world::items::Order;
 use crate::world::joint::Joint;
 use crate::world::staged::{StagedParts, StagedWorld};
-use crate::world::{Weights, choice::PUBLISHED_ROUNDS};
 
 pub(super) fn world(
     name: String,
@@ -36,6 +36,7 @@ pub(super) fn world(
             "[choice.text] is missing: the templates of the choices, where [text] has those of the questions",
         );
     };
+    check_names(file)?;
     let (respects, factors) = factors(file)?;
     let attributes = attributes(file, table)?;
 
@@ -55,6 +56,10 @@ pub(super) fn world(
             "no feature has a weight that follows from a factor: nothing can be learnt",
         );
     };
+    // As a mistake of the weights, where they alone are too much.
+    if let Err(message) = Joint::new(&factors, std::iter::once(together.as_slice())) {
+        return mistake(&file.features[0], format!("weights that follow from many factors: {message}"));
+    }
     let (items, joint) = of_factors(name.clone(), file, &respects, &factors, &together)?;
 
     let order = file.questionnaire.as_ref().map(|table| table.get_ref().order).unwrap_or_default();
@@ -73,16 +78,22 @@ pub(super) fn world(
         Some(after) => *after.get_ref(),
         None => file.questions.len(),
     };
-    let factor = joint.group(*first);
-    let mut cells = Vec::new();
-    for hypothesis in 0..joint.factors[factor].prior.len() {
-        for formula in &formulas {
-            cells.push(formula.at(&respects, &joint, hypothesis)?);
-        }
+    if let Some(rounds) = file.rounds.as_ref().filter(|rounds| *rounds.get_ref() <= after) {
+        let message = format!(
+            "rounds is {}, but {after} questions come first: nothing is ever chosen",
+            rounds.get_ref()
+        );
+        return mistake(rounds, message);
     }
+    let factor = joint.group(*first);
+    // (features, hypotheses)
+    let columns: Vec<Vec<f64>> = (formulas.iter())
+        .map(|formula| formula.weights(&respects, &joint, joint.factors[factor].prior.len()))
+        .collect::<Result<_, _>>()?;
+    let cells = (0..columns[0].len()).flat_map(|h| columns.iter().map(move |column| column[h])).collect();
     let choices = of_weights(OfWeights {
         name: name.clone(),
-        rounds: Some(PUBLISHED_ROUNDS),
+        rounds: None,
         file,
         table,
         factor: joint.factors[factor].clone(),
@@ -99,6 +110,29 @@ pub(super) fn world(
         items,
         choices,
     }))
+}
+
+/// Expressions can name the factors.
+fn check_names(file: &WorldFile) -> Result<(), Mistake> {
+    const WORDS: [&str; 13] =
+        ["true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if", "else"];
+    let is_name = |name: &str| {
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && !WORDS.contains(&name)
+    };
+    for factor in &file.factors {
+        let name = &factor.get_ref().name;
+        if !is_name(name.get_ref()) {
+            let message = format!(
+                "the factor is called {:?}: with [choice], letters, digits and _ are possible, and no word that means \
+                 something in an expression, so that a `weight` can name it",
+                name.get_ref()
+            );
+            return mistake(name, message);
+        }
+    }
+    Ok(())
 }
 
 fn environment() -> Environment<'static> {
@@ -140,17 +174,44 @@ impl<'a> Formula<'a> {
         Ok(Formula { source, expression, on })
     }
 
-    /// The weight under a hypothesis of the group that its factors are in.
-    fn at(&self, respects: &[Respect], joint: &Joint, hypothesis: usize) -> Result<f64, Mistake> {
-        let value = |&factor: &usize| {
-            let (respect, value) = (&respects[factor], joint.value(factor, hypothesis));
+    /// The weight under each hypothesis of the group that its factors are in.
+    fn weights(&self, respects: &[Respect], joint: &Joint, hypotheses: usize) -> Result<Vec<f64>, Mistake> {
+        let mut known: BTreeMap<Vec<usize>, f64> = BTreeMap::new();
+        let mut weights = Vec::with_capacity(hypotheses);
+        for hypothesis in 0..hypotheses {
+            let values: Vec<usize> = self.on.iter().map(|&factor| joint.value(factor, hypothesis)).collect();
+            let weight = match known.get(&values) {
+                Some(weight) => *weight,
+                None => {
+                    let weight = self.at(respects, &values)?;
+                    known.insert(values, weight);
+                    weight
+                }
+            };
+            weights.push(weight);
+        }
+        if let (false, Some(first)) = (self.on.is_empty(), weights.first())
+            && weights.iter().all(|weight| weight == first)
+        {
+            return mistake(
+                self.source,
+                format!("the weight is {first} for everybody, whatever it follows from"),
+            );
+        }
+        Ok(weights)
+    }
+
+    /// The weight where the factors that it names have certain values.
+    fn at(&self, respects: &[Respect], values: &[usize]) -> Result<f64, Mistake> {
+        let value = |(&factor, &value): (&usize, &usize)| {
+            let respect = &respects[factor];
             let value = match &respect.numbers {
                 Some(numbers) => Value::from(numbers[value]),
                 None => Value::from(respect.values[value].as_str()),
             };
             (respect.name.as_str(), value)
         };
-        let values: BTreeMap<&str, Value> = self.on.iter().map(value).collect();
+        let values: BTreeMap<&str, Value> = self.on.iter().zip(values).map(value).collect();
         let shown = || {
             let all: Vec<String> = values.iter().map(|(name, value)| format!("{name} = {value}")).collect();
             all.join(", ")
