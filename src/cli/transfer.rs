@@ -72,9 +72,6 @@ struct WorldOf {
     depth: Depth,
     #[serde(skip)]
     on_too_long: Policy,
-    /// Whether the episodes were there already.
-    #[serde(skip)]
-    is_file: bool,
 }
 
 /// The model without an adapter, or with one.
@@ -110,11 +107,8 @@ pub(super) fn command(args: &TransferArgs, context: &Context) -> Result<Done> {
     }
     let mut worlds = Vec::new();
     for world in &args.worlds {
-        let mut world = WorldOf::find(world, args.episodes)?;
         let is_taken = |name: &str| worlds.iter().any(|other: &WorldOf| other.name == name);
-        if is_taken(&world.name) && world.is_file {
-            world.name.clone_from(&world.config);
-        }
+        let world = WorldOf::find(world, args.episodes, &is_taken)?;
         if is_taken(&world.name) {
             return Err(usage(format!(
                 "two worlds are called {:?}: give one another run.name, or the file another name",
@@ -202,13 +196,17 @@ fn measure_all(
 }
 
 impl WorldOf {
-    /// What an argument of the command line names.
-    fn find(argument: &str, episodes: Option<usize>) -> Result<WorldOf> {
+    /// What an argument of the command line names; a file is called by its path where its own name is taken.
+    fn find(argument: &str, episodes: Option<usize>, is_taken: &dyn Fn(&str) -> bool) -> Result<WorldOf> {
         let mut parts = argument.split("::");
         let path = Path::new(parts.next().unwrap_or_default());
         let settings: Vec<String> = parts.map(str::to_string).collect();
         match path.extension().is_some_and(|extension| extension == "jsonl") {
-            true => read_world(argument, path, settings, episodes),
+            true => {
+                let world = read_world(argument, path, settings, episodes)?;
+                let name = if is_taken(&world.name) { argument.to_owned() } else { world.name };
+                Ok(WorldOf { name, ..world })
+            }
             false => teach_world(argument, path, &settings, episodes),
         }
     }
@@ -278,7 +276,6 @@ fn read_world(
         lines,
         depth,
         on_too_long,
-        is_file: true,
     })
 }
 
@@ -307,7 +304,6 @@ fn teach_world(argument: &str, path: &Path, settings: &[String], episodes: Optio
         lines,
         depth,
         on_too_long: config.tokens.on_too_long,
-        is_file: false,
     })
 }
 

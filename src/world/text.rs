@@ -98,7 +98,8 @@ impl Template {
 const CHANGED: &str = "the template changes or examines what is only known later (a filter on `question`, `place` \
     or a feature, say); it can only insert it";
 
-fn environment() -> Result<Environment<'static>, minijinja::Error> {
+/// How templates and expressions are understood.
+pub(super) fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::file::{ChoiceTable, FeatureTable, Levels, TextTable, WorldFile};
 use super::mistake::{Mistake, mistake};
-use super::{check_options, check_users, place_text_mistake, templates};
+use super::{check_options, check_users, is_identifier, place_text_mistake, templates};
 use crate::world::choice::{
     Attribute, ChoiceParts, ChoiceRule, ChoiceWorld, PUBLISHED_ROUNDS, PUBLISHED_WEIGHTS, SupposedRule,
     preference_grid,
@@ -142,8 +142,7 @@ fn supposed(choice: &ChoiceTable, users: ChoiceRule) -> Result<ChoiceRule, Mista
 
 fn attribute(feature: &FeatureTable) -> Result<Attribute, Mistake> {
     let name = feature.name.get_ref();
-    let identifier = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if !name.chars().all(identifier) || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
+    if !is_identifier(name) {
         let message = format!(
             "a feature is called {name:?}: letters, digits and _ are possible, so that templates can"
         );

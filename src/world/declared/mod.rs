@@ -152,6 +152,12 @@ fn last_table(file: &WorldFile) -> Option<Range<usize>> {
     factor.or_else(hypothesis).or_else(|| file.features.last().map(Spanned::span))
 }
 
+/// Whether templates and expressions can name it.
+fn is_identifier(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty()
+}
+
 /// Labels can be told apart.
 fn check_options(options: &Spanned<Vec<String>>) -> Result<(), Mistake> {
     let labels = options.get_ref();

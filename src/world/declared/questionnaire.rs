@@ -116,22 +116,25 @@ pub(super) fn of_factors(
     groups.dedup();
     items.iter_mut().for_each(|item| item.group = groups.partition_point(|g| *g < item.group));
 
-    // Of two stages, these are not all rounds.
-    let rounds = file.rounds.as_ref().filter(|_| file.choice.is_none());
-    if let (Some(rounds), true) = (rounds, common.order != Order::Independent)
-        && *rounds.get_ref() > items.len()
+    // How many are asked: in two stages, those before the choices.
+    let asked = file.choice.as_ref().map_or(&file.rounds, |choice| &choice.get_ref().after);
+    if let (Some(asked), true) = (asked, common.order != Order::Independent)
+        && *asked.get_ref() > items.len()
     {
+        let wanted = match file.choice {
+            Some(_) => format!("choices come after {} questions", asked.get_ref()),
+            None => format!("rounds is {}", asked.get_ref()),
+        };
         let message = format!(
-            "rounds is {}, but there are {} questions, and only in the order \"independent\" may one come again",
-            rounds.get_ref(),
+            "{wanted}, but there are {} questions, and only in the order \"independent\" may one come again",
             items.len()
         );
-        return mistake(rounds, message);
+        return mistake(asked, message);
     }
     let attributes = attributes(respects, &joint);
     let world = ItemWorld::new(ItemWorldParts {
         name,
-        rounds: rounds.map(|rounds| *rounds.get_ref()),
+        rounds: asked.as_ref().map(|asked| *asked.get_ref()),
         population: file.population.as_ref().map(|population| *population.get_ref()),
         order: common.order,
         factors: joint.factors.clone(),
@@ -245,11 +248,15 @@ fn lapses(common: &QuestionnaireTable) -> Result<(f64, f64), Mistake> {
     Ok((lapse, common.teacher_lapse.as_ref().map_or(lapse, |lapse| *lapse.get_ref())))
 }
 
+/// What the factors are called, for whoever named another.
+pub(super) fn known(respects: &[Respect]) -> String {
+    respects.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// The factors that a question bears on, the first of which also decides when it is asked.
 fn bears_on(question: &Spanned<QuestionTable>, respects: &[Respect]) -> Result<Vec<usize>, Mistake> {
     let asked = question.get_ref();
     let index = |name: &str| respects.iter().position(|r| r.name == name);
-    let known = || respects.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut on = Vec::new();
     if let Some(names) = &asked.on {
         let list = match names.get_ref() {
@@ -260,13 +267,18 @@ fn bears_on(question: &Spanned<QuestionTable>, respects: &[Respect]) -> Result<V
             match name.as_str().and_then(index) {
                 Some(factor) if !on.contains(&factor) => on.push(factor),
                 Some(_) => return mistake(names, format!("{name} is there twice")),
-                None => return mistake(names, format!("{name} is no factor; there are: {}", known())),
+                None => {
+                    return mistake(names, format!("{name} is no factor; there are: {}", known(respects)));
+                }
             }
         }
     }
     for (name, loading) in asked.graded.iter().flat_map(|graded| &graded.get_ref().loadings) {
         let Some(factor) = index(name) else {
-            return mistake(loading, format!("loadings.{name}: no such factor; there are: {}", known()));
+            return mistake(
+                loading,
+                format!("loadings.{name}: no such factor; there are: {}", known(respects)),
+            );
         };
         if !loading.get_ref().is_finite() {
             return mistake(
@@ -282,7 +294,10 @@ fn bears_on(question: &Spanned<QuestionTable>, respects: &[Respect]) -> Result<V
         on.push(0);
     }
     if on.is_empty() {
-        return mistake(question, format!("say what the question bears on: `on = …`, one of {}", known()));
+        return mistake(
+            question,
+            format!("say what the question bears on: `on = …`, one of {}", known(respects)),
+        );
     }
     Ok(on)
 }

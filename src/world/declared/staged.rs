@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, Expression, UndefinedBehavior, Value};
+use minijinja::{Environment, Expression, Value};
 use toml::Spanned;
 
 use super::choice::{OfWeights, attributes, of_weights};
 use super::file::{ChoiceTable, WorldFile};
+use super::is_identifier;
 use super::mistake::{Mistake, mistake};
-use super::questionnaire::{Respect, factors, of_factors};
+use super::questionnaire::{Respect, factors, known, of_factors};
 use crate::world::Weights;
-use crate::world::items::Order;
 use crate::world::joint::Joint;
 use crate::world::staged::{StagedParts, StagedWorld};
+use crate::world::text::environment;
 
 pub(super) fn world(
     name: String,
@@ -40,7 +41,8 @@ pub(super) fn world(
     let (respects, factors) = factors(file)?;
     let attributes = attributes(file, table)?;
 
-    let environment = environment();
+    let environment =
+        environment().map_err(|error| Mistake { span: Some(table.span()), message: error.to_string() })?;
     let formulas: Vec<Formula<'_>> = (file.features.iter())
         .map(|feature| match &feature.get_ref().weight {
             Some(weight) => Formula::new(weight, &environment, &respects),
@@ -62,22 +64,7 @@ pub(super) fn world(
     }
     let (items, joint) = of_factors(name.clone(), file, &respects, &factors, &together)?;
 
-    let order = file.questionnaire.as_ref().map(|table| table.get_ref().order).unwrap_or_default();
-    let after = match &choice.after {
-        Some(after) if *after.get_ref() > file.questions.len() && order != Order::Independent => {
-            return mistake(
-                after,
-                format!(
-                    "choices come after {} questions, but there are {}, and only in the order \"independent\" may one come \
-                     again",
-                    after.get_ref(),
-                    file.questions.len()
-                ),
-            );
-        }
-        Some(after) => *after.get_ref(),
-        None => file.questions.len(),
-    };
+    let after = items.default_rounds();
     if let Some(rounds) = file.rounds.as_ref().filter(|rounds| *rounds.get_ref() <= after) {
         let message = format!(
             "rounds is {}, but {after} questions come first: nothing is ever chosen",
@@ -116,14 +103,9 @@ pub(super) fn world(
 fn check_names(file: &WorldFile) -> Result<(), Mistake> {
     const WORDS: [&str; 13] =
         ["true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if", "else"];
-    let is_name = |name: &str| {
-        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            && !name.starts_with(|c: char| c.is_ascii_digit())
-            && !WORDS.contains(&name)
-    };
     for factor in &file.factors {
         let name = &factor.get_ref().name;
-        if !is_name(name.get_ref()) {
+        if !is_identifier(name.get_ref()) || WORDS.contains(&name.get_ref().as_str()) {
             let message = format!(
                 "the factor is called {:?}: with [choice], letters, digits and _ are possible, and no word that means \
                  something in an expression, so that a `weight` can name it",
@@ -133,12 +115,6 @@ fn check_names(file: &WorldFile) -> Result<(), Mistake> {
         }
     }
     Ok(())
-}
-
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
 }
 
 /// How a feature's weight follows from the factors.
@@ -166,7 +142,7 @@ impl<'a> Formula<'a> {
             match respects.iter().position(|respect| respect.name == name) {
                 Some(factor) => on.push(factor),
                 None => {
-                    let known = respects.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
+                    let known = known(respects);
                     return mistake(source, format!("weight: {name:?} is no factor; there are: {known}"));
                 }
             }
