@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Checks the CUDA kernels without a GPU: runs each on the CPU under an emulation of CUDA's blocks and threads against plain
-# loops in f64, and compiles all of them with nvcc.
+# Checks kernels on machines that lack what they are for: runs each CUDA kernel on the CPU under an emulation of CUDA's blocks
+# and threads against plain loops in f64, compiles all of them with nvcc, and runs the products that use AMX with its
+# instructions emulated.
 #
 #     scripts/check-kernels.sh
 #
-# The first needs a C++ compiler, the second NVIDIA's wheels (scripts/cuda-toolkit.sh). What is missing is *not run*.
+# The first needs a C++ compiler, the second NVIDIA's wheels (scripts/cuda-toolkit.sh), the third a processor with AVX-512. What
+# is missing is *not run*.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(mktemp -d)
@@ -44,4 +46,13 @@ if root=$(scripts/cuda-toolkit.sh 2>"$out/log"); then
     echo "kernels that spill registers on compute capability 90: ${spilling:-none}"
 else
     echo "kernels through nvcc: not run (NVIDIA's wheels could not be fetched)"
+fi
+
+if grep -qw avx512bw /proc/cpuinfo 2>/dev/null && grep -qw avx512_bf16 /proc/cpuinfo && command -v gcc >/dev/null; then
+    gcc -O2 -mfma -Wall -Wextra -Werror -shared -fPIC -o "$out/amx.so" scripts/kernels/amx.c
+    tests=$(cargo test --release --lib --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+    LD_PRELOAD="$out/amx.so" "$tests" ops::products --quiet 2>"$out/amx"
+    grep -E 'emulated AMX: [1-9][0-9]* products' "$out/amx"
+else
+    echo "products on AMX, emulated: not run (no AVX-512 with bf16, or no gcc)"
 fi

@@ -94,7 +94,7 @@ pub struct ModelTable {
     /// `auto` (f32 on the CPU, bf16 on GPUs), `f32` or `bf16`.
     #[serde(default = "auto")]
     pub dtype: String,
-    /// How the linears' frozen weights are kept: `none` (in the dtype of computation), `bf16`, `q8_0` or `q4_k`.
+    /// How the linears' frozen weights are kept: `none` (in the dtype of weights), `bf16`, `q8_0` or `q4_k`.
     #[serde(default = "none", skip_serializing_if = "is_none")]
     pub quantization: String,
     /// Whether the weights are the snapshot's, or drawn at random to train a small model from the start.

@@ -12,6 +12,7 @@ use bayesteach::model::adapter::Adapter;
 use bayesteach::model::config::ModelConfig;
 use bayesteach::model::decoder::{Decoder, Keep, Tokens};
 use bayesteach::model::gradients::{Gradients, Trainable};
+use bayesteach::model::loading::Weights;
 use bayesteach::model::lora::{Lora, LoraConfig};
 use bayesteach::model::peft;
 use bayesteach::ops::adamw::{self, Moments, Step};
@@ -193,13 +194,17 @@ fn folder(family: &str) -> PathBuf {
     Path::new("tests/data/reference").join(family)
 }
 
-/// The models of `tests/data/reference`, whose heads have no kernel but some, and models with heads that have one.
+/// The models of `tests/data/reference`, whose heads have no kernel but some, and models with heads that have one. All is
+/// computed in `dtype`, on the CPU too.
 fn decoder(family: &str, dtype: DType, device: &Device) -> (Decoder, Adapter) {
+    let load = |weights: Weights, config: &ModelConfig| {
+        Decoder::new(&weights.with_activations(dtype), config).unwrap()
+    };
     let dir = folder(family);
     let Some(head_dim) = family.strip_prefix("gemma2 with heads of ") else {
         let config = ModelConfig::load(&dir).unwrap();
         let (_, adapter) = peft::read(&dir.join("adapter"), &config).unwrap();
-        return (Decoder::load(&dir, &config, dtype, device).unwrap(), adapter);
+        return (load(Weights::open(&dir, &config, dtype, device).unwrap(), &config), adapter);
     };
     // With soft caps and a sliding window.
     let text = std::fs::read(folder("gemma2").join("config.json")).unwrap();
@@ -212,7 +217,7 @@ fn decoder(family: &str, dtype: DType, device: &Device) -> (Decoder, Adapter) {
     for module in lora.modules.values_mut() {
         module.b = (random(s, module.b.shape().clone()) * 0.1).unwrap();
     }
-    (Decoder::random(&config, 3, dtype, device).unwrap(), Adapter::Lora(lora))
+    (load(Weights::random(3, &config, dtype, device), &config), Adapter::Lora(lora))
 }
 
 /// Log-probabilities of options, and every adapter's gradient.

@@ -58,10 +58,10 @@ fn gradients(model: &Decoder, trainable: Trainable, keep: Keep) -> BTreeMap<Stri
 
 #[test]
 fn gradients_do_not_depend_on_threads_or_on_what_is_kept() {
-    for family in ["llama", "gemma2"] {
+    for (family, dtype) in [("llama", DType::F32), ("gemma2", DType::F32), ("qwen2", DType::BF16)] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(family);
         let config = ModelConfig::load(&dir).unwrap();
-        let mut model = Decoder::load(&dir, &config, DType::F32, &Device::Cpu).unwrap();
+        let mut model = Decoder::load(&dir, &config, dtype, &Device::Cpu).unwrap();
         let (_, adapter) = peft::read(&dir.join("adapter"), &config).unwrap();
         for (trainable, adapter) in [(Trainable::Lora, Some(&adapter)), (Trainable::All, None)] {
             model.set_adapter(adapter).unwrap();
@@ -74,7 +74,7 @@ fn gradients_do_not_depend_on_threads_or_on_what_is_kept() {
             for (threads, keep) in
                 [(1, Keep::BlockInputs), (2, Keep::Everything), (2, Keep::BlockInputs), (3, Keep::Everything)]
             {
-                assert!(one == on(threads, keep), "{family} {trainable:?} {keep:?} on {threads} threads");
+                assert!(one == on(threads, keep), "{family} {dtype:?} {trainable:?} {keep:?} on {threads}");
             }
         }
     }

@@ -35,7 +35,7 @@ fn kept_weights_come_back() {
     let weight = random(1, (300, 512));
     let keep = |storage| {
         let kept = Weight::new(&weight, storage, DType::F32, &Device::Cpu).unwrap();
-        rows(&kept.dense(DType::F32).unwrap())
+        rows(&kept.dense().unwrap())
     };
     assert_eq!(keep(Storage::Dense), rows(&weight));
     let rounded = weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
@@ -83,7 +83,7 @@ fn gradients_go_through_kept_weights() {
         for (name, tensor) in &mut parameters {
             if name.contains("_proj") {
                 let weight = Weight::new(tensor, storage, DType::F32, &Device::Cpu).unwrap();
-                *tensor = weight.dense(DType::F32).unwrap().into_owned();
+                *tensor = weight.dense().unwrap().into_owned();
             }
         }
         dense.set_parameters(&parameters).unwrap();

@@ -8,6 +8,6 @@ pub(super) fn keep_freed_memory() {
     #[expect(unsafe_code, reason = "mallopt is called before there is any other thread")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
     }
 }

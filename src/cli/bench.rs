@@ -20,7 +20,7 @@ use crate::model::loading::Weights;
 use crate::model::lora::{self, Lora, LoraConfig};
 use crate::model::memory::{self, Work};
 use crate::model::shapes;
-use crate::ops::{attention, linear};
+use crate::ops::{self, attention, linear};
 use crate::rng::{self, Stream};
 use crate::tokens::{Sequence, SoftTarget};
 use crate::train::config::{LossConfig, OptimizerConfig};
@@ -155,15 +155,17 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
     }
     let step_seconds = median(&mut seconds).unwrap_or(f64::NAN);
     let flops_per_step = flops(args, config);
+    let activations = ops::activations(dtype, device);
     let planned = memory::plan(&Work {
         model: config,
         dtype,
+        activations,
         storage,
         adapter: Some(lora.parameter_count(config)),
         tokens: args.seq * args.batch,
         answers: args.answers * args.batch,
         longest: args.seq,
-        whole_scores: attention::is_composed(config.head_dim, dtype, device),
+        whole_scores: attention::is_composed(config.head_dim, activations, device),
         keep: settings.keep,
     });
     Ok(Report {
@@ -235,13 +237,14 @@ fn flops(args: &BenchArgs, config: &ModelConfig) -> f64 {
 fn matmul_rate(tokens: usize, config: &ModelConfig, dtype: DType, device: &Device) -> Result<f64> {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     // Random, as a GPU that multiplies ones draws less power and runs faster.
-    let random = |shape, stream: &mut Stream| -> Result<Tensor> {
+    let random = |shape, dtype, stream: &mut Stream| -> Result<Tensor> {
         let (rows, columns): (usize, usize) = shape;
         let values: Vec<f32> = (0..rows * columns).map(|_| stream.normal() as f32).collect();
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
     };
     let mut draws = rng::stream(0, "bench.product", 0);
-    let (x, w) = (random((tokens, d), &mut draws)?, random((f, d), &mut draws)?);
+    let x = random((tokens, d), ops::activations(dtype, device), &mut draws)?;
+    let w = random((f, d), dtype, &mut draws)?;
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         device.synchronize()?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::Device;
 
 use super::{Context, Done, print};
-use crate::device;
+use crate::{device, ops};
 
 /// One thing looked at.
 struct Finding {
@@ -51,17 +51,7 @@ pub(super) fn command(context: &Context) -> Result<Done> {
 }
 
 fn processor() -> String {
-    #[cfg(target_arch = "x86_64")]
-    let vectors = if std::is_x86_feature_detected!("avx512f") {
-        "AVX-512"
-    } else if std::is_x86_feature_detected!("avx2") {
-        "AVX2"
-    } else {
-        "neither AVX2 nor AVX-512: slow"
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let vectors = std::env::consts::ARCH;
-    format!("{} threads, {vectors}", rayon::current_num_threads())
+    format!("{} threads, {}", rayon::current_num_threads(), ops::kernels(&Device::Cpu))
 }
 
 fn accelerators() -> Vec<Finding> {

@@ -15,8 +15,8 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Keep;
 use crate::model::gradients::Trainable;
 use crate::model::memory::{self, Memory, Work};
-use crate::ops::attention;
 use crate::ops::weight::Storage;
+use crate::ops::{self, attention};
 use crate::teacher;
 use crate::tokens::{Sampler, Sequence, micro_batches, read_lines};
 use crate::train::config::{Checkpointing, LossConfig};
@@ -75,15 +75,17 @@ pub(super) struct Setting<'a> {
 impl Setting<'_> {
     pub(super) fn memory(&self) -> Memory {
         let (tokens, answers) = self.lengths.largest(self.config);
+        let activations = ops::activations(self.dtype, self.device);
         memory::plan(&Work {
             model: self.model,
             dtype: self.dtype,
+            activations,
             storage: self.storage,
             adapter: self.config.adapter_parameters(self.model),
             tokens,
             answers,
             longest: self.config.prefix_len() + self.lengths.tokens.iter().max().copied().unwrap_or(0),
-            whole_scores: attention::is_composed(self.model.head_dim, self.dtype, self.device),
+            whole_scores: attention::is_composed(self.model.head_dim, activations, self.device),
             keep: self.keep,
         })
     }

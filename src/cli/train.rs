@@ -24,6 +24,7 @@ use crate::model::decoder::{Decoder, Keep};
 use crate::model::gguf::is_gguf;
 use crate::model::gradients::Trainable;
 use crate::model::peft;
+use crate::ops;
 use crate::ops::weight::Storage;
 use crate::tokens::{Line, Pipeline, Sequence, read_lines};
 use crate::train::checkpoint::{self, Trained};
@@ -243,7 +244,10 @@ impl Job {
             init_adapter: None,
         };
         let then = match &stored {
-            Some(stored) => Some(check_unchanged(&config, stored, &fingerprints, options.extend)?),
+            Some(stored) => {
+                let kernels = ops::kernels(&device);
+                Some(check_unchanged(&config, stored, &fingerprints, &kernels, options.extend)?)
+            }
             None => None,
         };
         let start = starting_point(&run_dir, &source, options)?;
@@ -311,7 +315,9 @@ impl Job {
             return error;
         }
         let lengths = Lengths::of(&self.data.train, &self.config.loss);
-        match setting(&self.config, &self.source, &lengths, (self.decoder.device(), self.decoder.dtype())) {
+        let device = self.decoder.device();
+        let dtype = self.config.model().and_then(|model| device::dtype(&model.dtype, device));
+        match dtype.and_then(|dtype| setting(&self.config, &self.source, &lengths, (device, dtype))) {
             Ok(setting) => error.context(plan::advice(&setting, None)),
             Err(_) => error,
         }
@@ -385,10 +391,7 @@ impl Job {
             seed: self.config.run.seed,
             device: self.config.run.device.clone(),
             dtype: self.config.model()?.dtype.clone(),
-            kernels: match self.decoder.device() {
-                Device::Cpu => "cpu".into(),
-                _ => "composed".into(),
-            },
+            kernels: ops::kernels(self.decoder.device()),
             threads: rayon::current_num_threads(),
             model: self.source.snapshot.name.clone(),
             model_revision: self.source.snapshot.revision.clone(),
@@ -587,6 +590,7 @@ fn check_unchanged(
     config: &RunConfig,
     stored: &RunConfig,
     now: &Fingerprints,
+    kernels: &str,
     extend: bool,
 ) -> Result<Fingerprints> {
     let changed = config.differences(stored)?;
@@ -610,6 +614,14 @@ fn check_unchanged(
                  begin a new run under another run.name"
             )));
         }
+    }
+    // Another device has been told already.
+    if run.device == config.run.device && run.kernels != kernels {
+        note(&format!(
+            "the run was computing with {} and goes on with {kernels}: what follows equals the uninterrupted run up to \
+             rounding only",
+            run.kernels
+        ));
     }
     Ok(run.fingerprints)
 }

@@ -31,7 +31,7 @@ pub(super) struct Linear {
 
 type Ready<'a> = (Cow<'a, Tensor>, Option<Tensor>);
 
-/// An adapter in the dtype of computation.
+/// An adapter in the dtype of activations.
 pub(super) struct LoraWeights {
     pub a: Tensor,
     pub b: Tensor,
@@ -187,7 +187,7 @@ impl Linear {
 
     /// What the operations on `x` need besides: the dense weight and the dropout mask.
     fn ready(&self, x: &Tensor, run: &Run, at: At) -> Result<Ready<'_>> {
-        Ok((self.weight.dense(x.dtype())?, self.mask(x, run, at)?))
+        Ok((self.weight.dense()?, self.mask(x, run, at)?))
     }
 }
 

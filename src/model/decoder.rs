@@ -30,8 +30,9 @@ pub struct Decoder {
     norm: Norm,
     /// (vocabulary, hidden); none where the embedding is the head.
     head: Option<Tensor>,
-    /// A soft prompt (P, hidden), in the dtype of computation.
+    /// A soft prompt (P, hidden), in the dtype of activations.
     prefix: Option<Tensor>,
+    /// Of activations.
     dtype: DType,
     device: Device,
 }
@@ -212,11 +213,11 @@ impl Decoder {
     /// # Errors
     /// If weights are missing, damaged or do not fit `config`.
     pub fn new(weights: &Weights, config: &ModelConfig) -> Result<Self> {
-        let (dtype, device) = (weights.dtype(), weights.device());
+        let (dtype, device) = (weights.activations(), weights.device());
         let (v, d) = (config.vocab_size, config.hidden_size);
         let blocks = (0..config.num_layers()).map(|i| Block::load(weights, config, i));
         Ok(Self {
-            embedding: weights.get("embed_tokens.weight", &[v, d])?,
+            embedding: weights.embedding(&[v, d])?,
             blocks: blocks.collect::<Result<_>>()?,
             norm: Norm {
                 path: format!("{}.norm", lora::root(config)),
@@ -240,7 +241,7 @@ impl Decoder {
         &self.device
     }
 
-    /// The dtype of computation.
+    /// The dtype of activations.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -255,7 +256,7 @@ impl Decoder {
         self.config.max_position_embeddings.saturating_sub(self.prefix_len())
     }
 
-    /// Puts an adapter's tensors in place, in the dtype of computation; `None` takes the one before off.
+    /// Puts an adapter's tensors in place, in the dtype of activations; `None` takes the one before off.
     ///
     /// # Errors
     /// If the adapter names a linear that is not there, or does not fit the model's shape.
@@ -326,12 +327,12 @@ impl Decoder {
         named
     }
 
-    /// Replaces weights by those of the same names in `parameters`, in the dtype of computation.
+    /// Replaces weights by those of the same names in `parameters`, in the dtype of what they replace.
     ///
     /// # Errors
     /// If one is missing or has another shape.
     pub fn set_parameters(&mut self, parameters: &BTreeMap<String, Tensor>) -> Result<()> {
-        let (dtype, device) = (self.dtype, self.device.clone());
+        let device = self.device.clone();
         let set = |name: &str, slot: &mut Tensor| -> Result<()> {
             let tensor = parameters.get(name).with_context(|| format!("{name} is missing"))?;
             ensure!(
@@ -340,7 +341,7 @@ impl Decoder {
                 tensor.dims(),
                 slot.dims()
             );
-            *slot = tensor.to_device(&device)?.to_dtype(dtype)?;
+            *slot = tensor.to_device(&device)?.to_dtype(slot.dtype())?;
             Ok(())
         };
         set(&format!("{}.embed_tokens.weight", lora::root(&self.config)), &mut self.embedding)?;
@@ -452,7 +453,7 @@ impl Decoder {
     /// # Errors
     /// If a token is beyond the vocabulary, or the device fails.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let x = rows::gather(&self.embedding, ids)?;
+        let x = rows::gather(&self.embedding, ids)?.to_dtype(self.dtype)?;
         if self.config.scale_embedding { Ok((x * self.embedding_scale()?)?) } else { Ok(x) }
     }
 
@@ -539,10 +540,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// √hidden, rounded to the dtype of computation as transformers does.
+    /// √hidden, rounded to the dtype of the embedding as transformers does.
     fn embedding_scale(&self) -> Result<f64> {
         let scale = Tensor::new((self.config.hidden_size as f64).sqrt(), &Device::Cpu)?;
-        Ok(scale.to_dtype(self.dtype)?.to_dtype(DType::F64)?.to_scalar()?)
+        Ok(scale.to_dtype(self.embedding.dtype())?.to_dtype(DType::F64)?.to_scalar()?)
     }
 
     fn head_weight(&self) -> &Tensor {

@@ -54,7 +54,7 @@ impl Experts {
         };
         // Small, and what it decides is not to be rounded.
         let router = weights.get(&format!("layers.{layer}.mlp.gate.weight"), &[rule.experts, d])?;
-        let router = Weight::new(&router, Storage::Dense, weights.dtype(), weights.device())?;
+        let router = Weight::new(&router, Storage::Dense, weights.activations(), weights.device())?;
         Ok(Self {
             router: Linear { path: path("gate"), weight: router, bias: None, lora: None },
             experts: (0..rule.experts).map(expert).collect::<Result<_>>()?,

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::config::ModelConfig;
 use super::gguf::{GgufFile, GgufWeights};
+use crate::ops;
 use crate::ops::rms_norm::Gain;
 use crate::ops::weight::{Storage, Weight};
 use crate::rng;
@@ -22,6 +23,7 @@ use crate::rng;
 pub struct Weights {
     source: Source,
     dtype: DType,
+    activations: DType,
     device: Device,
     storage: Storage,
 }
@@ -84,8 +86,7 @@ impl Weights {
     /// # Errors
     /// If files are missing, damaged, or do not hold this model.
     pub fn open(dir: &Path, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        let files = WeightFiles::open(dir, config)?;
-        Ok(Self { source: Source::Files(files), dtype, device: device.clone(), storage: Storage::Dense })
+        Ok(Self::of(Source::Files(WeightFiles::open(dir, config)?), dtype, device))
     }
 
     /// The weights of a GGUF file, whose quantised linears stay as they are unless [`Weights::stored_as`] says otherwise.
@@ -93,24 +94,33 @@ impl Weights {
     /// # Errors
     /// If the file does not hold this model.
     pub fn of_gguf(file: GgufFile, config: &ModelConfig, dtype: DType, device: &Device) -> Result<Self> {
-        let source = Source::Gguf(GgufWeights::new(file, config)?);
-        Ok(Self { source, dtype, device: device.clone(), storage: Storage::Dense })
+        Ok(Self::of(Source::Gguf(GgufWeights::new(file, config)?), dtype, device))
     }
 
     /// Weights drawn from `seed`: normal with standard deviation `initializer_range`, norms without effect, biases 0.
     pub fn random(seed: u64, config: &ModelConfig, dtype: DType, device: &Device) -> Self {
         let source = Source::Random { seed, gain: config.gain, scale: config.initializer_range };
-        Self { source, dtype, device: device.clone(), storage: Storage::Dense }
+        Self::of(source, dtype, device)
     }
 
-    /// Keeps the linears' weights so; embedding, norms, biases and head stay in the dtype of computation.
+    fn of(source: Source, dtype: DType, device: &Device) -> Self {
+        let activations = ops::activations(dtype, device);
+        Self { source, dtype, activations, device: device.clone(), storage: Storage::Dense }
+    }
+
+    /// Computes activations in `dtype`, where it is not what the device would choose.
+    pub fn with_activations(self, dtype: DType) -> Self {
+        Self { activations: dtype, ..self }
+    }
+
+    /// Keeps the linears' weights so; the embedding and the head stay in the dtype of weights.
     pub fn stored_as(self, storage: Storage) -> Self {
         Self { storage, ..self }
     }
 
-    /// The dtype of computation.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The dtype of activations, in which norms, biases and routers are kept too.
+    pub fn activations(&self) -> DType {
+        self.activations
     }
 
     /// Where the weights go.
@@ -130,12 +140,21 @@ impl Weights {
         Weight::new(&weight, self.storage, self.dtype, &self.device).with_context(|| name.to_string())
     }
 
-    /// The tensor of that name below the model's root (`layers.0.self_attn.q_proj.weight`), of that shape.
+    /// The small tensor of that name below the model's root (`layers.0.input_layernorm.weight`), of that shape, in the dtype
+    /// of activations.
     ///
     /// # Errors
     /// If it is missing, or has another shape or a dtype that is not a float.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        Ok(self.read(name, shape)?.to_dtype(self.dtype)?.to_device(&self.device)?)
+        Ok(self.read(name, shape)?.to_dtype(self.activations)?.to_device(&self.device)?)
+    }
+
+    /// The embedding (vocabulary, hidden).
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn embedding(&self, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.read("embed_tokens.weight", shape)?.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {

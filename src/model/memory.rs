@@ -15,8 +15,10 @@ use crate::ops::weight::Storage;
 pub struct Work<'a> {
     /// The model.
     pub model: &'a ModelConfig,
-    /// The dtype of computation.
+    /// The dtype of weights.
     pub dtype: DType,
+    /// The dtype of activations, see [`activations`](crate::ops::activations).
+    pub activations: DType,
     /// How the linears' weights are kept.
     pub storage: Storage,
     /// Parameters of the adapter; all weights are trained where there is none.
@@ -38,7 +40,7 @@ pub struct Work<'a> {
 pub struct Memory {
     /// The base's weights.
     pub weights: usize,
-    /// Trained parameters in f32 and in the dtype of computation, their gradients and AdamW's two moments.
+    /// Trained parameters in f32 and in the dtype of activations, their gradients and AdamW's two moments.
     pub trained: usize,
     /// What the forward keeps for the backward.
     pub kept: usize,
@@ -53,7 +55,7 @@ impl Memory {
     }
 }
 
-/// Bytes of a model's weights: linears as `storage` has them, all else in the dtype of computation.
+/// Bytes of a model's weights: linears as `storage` has them, all else in `dtype`.
 pub fn weights(model: &ModelConfig, dtype: DType, storage: Storage) -> usize {
     let of_linear =
         |name: &&str| lora::copies(model, name) * storage.bytes(lora::linear_shape(model, name), dtype);
@@ -67,8 +69,8 @@ const SCORE_BYTES: usize = 76;
 
 /// The memory that training takes at its peak.
 pub fn plan(work: &Work) -> Memory {
-    let Work { model, dtype, storage, tokens, answers, .. } = *work;
-    let size = dtype.size_in_bytes();
+    let Work { model, dtype, activations, storage, tokens, answers, .. } = *work;
+    let size = activations.size_in_bytes();
     let weights = weights(model, dtype, storage);
     let trained = match work.adapter {
         Some(parameters) => parameters * (4 * 4 + size),
@@ -106,13 +108,18 @@ pub fn plan(work: &Work) -> Memory {
     let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
     let dense = match storage {
         Storage::Dense => 0,
-        // Gate and up at once; blocks become f32 first.
-        _ => 2 * d * f * size + if dtype == DType::F32 { 0 } else { d * f * 4 },
+        // Gate and up at once; on a GPU, where activations are in the same dtype, blocks become f32 first.
+        _ => {
+            2 * d * f * dtype.size_in_bytes()
+                + if dtype == DType::BF16 && activations == dtype { d * f * 4 } else { 0 }
+        }
     };
+    // What is multiplied in another dtype than it is kept: the gradients of gate and up.
+    let rounded = if dtype == activations { 0 } else { tokens * 2 * f * dtype.size_in_bytes() };
     let rows = answers.min((LOGITS_AT_ONCE / model.vocab_size).max(1));
-    let wide = if dtype == DType::F64 { 8 } else { 4 };
+    let wide = if activations == DType::F64 { 8 } else { 4 };
     let head = rows * model.vocab_size * (size + 2 * wide);
-    Memory { weights, trained, kept, working: head.max(backward.max(scores) + again + dense) }
+    Memory { weights, trained, kept, working: head.max(backward.max(scores) + again + dense + rounded) }
 }
 
 #[cfg(test)]
@@ -131,6 +138,7 @@ mod tests {
             let plan = plan(&Work {
                 model: &model,
                 dtype: DType::BF16,
+                activations: DType::BF16,
                 storage: Storage::Q4K,
                 adapter: Some(lora.parameter_count(&model)),
                 tokens: 2048,
@@ -151,6 +159,7 @@ mod tests {
             plan(&Work {
                 model: &model,
                 dtype: DType::F32,
+                activations: DType::F32,
                 storage,
                 adapter: None,
                 tokens: 1,

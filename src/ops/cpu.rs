@@ -2,13 +2,18 @@
 //! vectorised elementary functions, and parallel loops with fixed chunks.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
+use half::bf16;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::dots::Dots;
+use super::products::Sum;
 
 /// f32 or f64, with elementary functions that compile to vector code inside [`vectorised`].
 pub(crate) trait Real: WithDType {
@@ -28,6 +33,12 @@ pub(crate) trait Real: WithDType {
     fn dots(dots: Dots<'_, Self>) {
         dots.plain();
     }
+    /// Sums of products with weights; by kernels of our own where the processor has what they need.
+    fn sum(sum: Sum<'_, Self>) {
+        sum.plain();
+    }
+    /// Exactly that number.
+    fn of_bf16(x: bf16) -> Self;
 }
 
 impl Real for f32 {
@@ -35,6 +46,20 @@ impl Real for f32 {
 
     fn dots(dots: Dots<'_, f32>) {
         dots.vectorised();
+    }
+
+    fn sum(sum: Sum<'_, f32>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernels) = avx512::Kernels::detected() {
+            return kernels.sum(sum);
+        }
+        sum.plain();
+    }
+
+    // bf16 is the upper half of an f32.
+    #[inline(always)]
+    fn of_bf16(x: bf16) -> f32 {
+        f32::from_bits(u32::from(x.to_bits()) << 16)
     }
 
     // exp(x) = 2^n exp(r), |r| <= ln 2 / 2, with the Taylor series of exp(r) to the 7th power, whose
@@ -93,6 +118,10 @@ impl Real for f32 {
 
 impl Real for f64 {
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
+
+    fn of_bf16(x: bf16) -> f64 {
+        x.to_f64()
+    }
 
     #[inline(always)]
     fn exp(self) -> f64 {
@@ -197,6 +226,12 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T: Copy> Shared<'a, T> {
     pub(crate) fn new(data: &'a mut [T]) -> Self {
         Self { start: data.as_mut_ptr(), len: data.len(), owner: std::marker::PhantomData }
+    }
+
+    /// Where element `offset` is: for kernels that write by themselves, to places that no other task writes to.
+    pub(crate) fn at(&self, offset: usize) -> *mut T {
+        assert!(offset < self.len, "a place beyond the end of a shared slice");
+        self.start.wrapping_add(offset)
     }
 
     /// Copies `values` to `offset..`.
@@ -392,6 +427,11 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
+    /// Whether elements lie side by side along rows or along columns.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.row_stride == 1 || self.col_stride == 1
+    }
+
     pub(crate) fn fits(&self) -> bool {
         self.rows == 0
             || self.cols == 0
@@ -448,25 +488,53 @@ fn matmul_in_parts<T: Real>(
     }
 }
 
-/// `scale * lhs * rhs` (rows of lhs, columns of rhs). What is not zeroed first spares a pass over it.
+/// `scale * lhs * rhs` (rows of lhs, columns of rhs).
 pub(crate) fn product<T: Real>(lhs: Mat<'_, T>, rhs: Mat<'_, T>, scale: T, threads: Threads) -> Vec<T> {
+    new(lhs.rows * rhs.cols, |out| product_into(out, rhs.cols, lhs, rhs, scale, threads))
+}
+
+/// A vector that `fill` writes whole. What is not zeroed first spares a pass over it.
+pub(crate) fn new<T>(count: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut out = Vec::with_capacity(count);
+    fill(&mut out.spare_capacity_mut()[..count]);
+    #[expect(unsafe_code, reason = "`fill` has written all of them")]
+    unsafe {
+        out.set_len(count);
+    }
+    out
+}
+
+/// [`product`] into the first columns of rows that are `out_stride` apart.
+pub(crate) fn product_into<T: Real>(
+    out: &mut [MaybeUninit<T>],
+    out_stride: usize,
+    lhs: Mat<'_, T>,
+    rhs: Mat<'_, T>,
+    scale: T,
+    threads: Threads,
+) {
     let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
     if m * n == 0 || k == 0 || is_narrow(threads, m, n, k) {
-        let mut out = vec![T::zero(); m * n];
-        matmul(&mut out, n.max(1), lhs, rhs, scale, false, threads);
-        return out;
+        out.fill(MaybeUninit::new(T::zero()));
+        return matmul(written(out), out_stride.max(1), lhs, rhs, scale, false, threads);
     }
     assert!(k == rhs.rows && lhs.fits() && rhs.fits(), "matrix views that do not fit");
-    let mut out = Vec::with_capacity(m * n);
+    assert!((m - 1) * out_stride + n <= out.len(), "the output of a matrix product is too small");
     #[expect(
         unsafe_code,
         reason = "gemm writes all m * n elements, and reads none where it does not accumulate"
     )]
     unsafe {
-        multiply(out.as_mut_ptr(), n, lhs, rhs, scale, false, threads);
-        out.set_len(m * n);
+        multiply(out.as_mut_ptr().cast(), out_stride, lhs, rhs, scale, false, threads);
     }
-    out
+}
+
+/// Elements that have all been written.
+pub(crate) fn written<T>(out: &mut [MaybeUninit<T>]) -> &mut [T] {
+    #[expect(unsafe_code, reason = "whoever calls this has written them")]
+    unsafe {
+        out.assume_init_mut()
+    }
 }
 
 fn is_narrow(threads: Threads, m: usize, n: usize, k: usize) -> bool {

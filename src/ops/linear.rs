@@ -5,12 +5,14 @@
 //! The rank-r products go through (N, r), never through (out, in), and x̂ Aᵀ is computed again instead
 //! of being kept.
 
-use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
+use anyhow::{Result, ensure};
+use candle_core::{DType, Tensor};
+use half::bf16;
 
-use super::cpu::{self, Mat, Real, Threads};
+use super::cpu::{self, Mat, Real, Threads, View};
 use super::dispatch;
 use super::dots::{dots, dots_into};
+use super::products::{self, Factor, Term};
 
 /// An adapter on a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -229,6 +231,29 @@ fn columns_of<T>(array: &[T], n: usize, width: usize, first: usize, stride: usiz
     Mat::strided(&array[first.min(array.len())..], n, width, stride)
 }
 
+/// A frozen weight (out, in) on the CPU, in the dtype of its input or in bf16.
+enum Seen<'a, T> {
+    Plain(View<'a, T>),
+    Bf16(View<'a, bf16>),
+}
+
+impl<'a, T: Real> Seen<'a, T> {
+    fn new(weight: &'a Tensor) -> Result<Self> {
+        Ok(match weight.dtype() {
+            DType::BF16 => Self::Bf16(cpu::view(weight)?),
+            _ => Self::Plain(cpu::view(weight)?),
+        })
+    }
+
+    /// W (out, in)
+    fn factor(&self, (d_out, d_in): (usize, usize)) -> Factor<'_, T> {
+        match self {
+            Self::Plain(w) => Factor::Plain(Mat::new(w, d_out, d_in)),
+            Self::Bf16(w) => Factor::Bf16(Mat::new(w, d_out, d_in)),
+        }
+    }
+}
+
 fn forward_cpu<T: Real>(x: &Tensor, layers: &[Layer]) -> Result<Vec<Tensor>> {
     let (n, d_in) = x.dims2()?;
     let stack = Stack::new(layers.iter().map(|layer| layer.lora))?;
@@ -237,22 +262,23 @@ fn forward_cpu<T: Real>(x: &Tensor, layers: &[Layer]) -> Result<Vec<Tensor>> {
     let mut outputs = Vec::with_capacity(layers.len());
     for (layer, adapter) in layers.iter().zip(&stack.adapters) {
         let d_out = layer.weight.dim(0)?;
-        let w = cpu::view::<T>(layer.weight)?;
-        let (xs, ws) = (Mat::new(&input, n, d_in), Mat::new(&w, d_out, d_in));
-        let mut y = match layer.bias {
-            Some(bias) => {
-                let mut y = cpu::view::<T>(bias)?.repeat(n);
-                cpu::matmul(&mut y, d_out, xs, ws.t(), T::one(), true, Threads::All);
-                y
-            }
-            None => cpu::product(xs, ws.t(), T::one(), Threads::All),
-        };
+        let w = Seen::<T>::new(layer.weight)?;
+        let mut terms = vec![Term { x: Mat::new(&input, n, d_in), w: w.factor((d_out, d_in)).t() }];
+        let (scaled, b);
         if let &Some((lora, first)) = adapter {
             let r = lora.a.dim(0)?;
-            let b = cpu::view::<T>(lora.b)?;
-            let (low, b) = (columns_of(&low, n, r, first, stack.columns), Mat::new(&b, d_out, r));
-            cpu::matmul(&mut y, d_out, low, b.t(), T::from_f64(lora.scale), true, Threads::All);
+            scaled = scaled_columns(&low, n, r, first, stack.columns, T::from_f64(lora.scale));
+            b = cpu::view::<T>(lora.b)?;
+            terms.push(Term { x: Mat::new(&scaled, n, r), w: Factor::Plain(Mat::new(&b, d_out, r)).t() });
         }
+        let y = match layer.bias {
+            Some(bias) => {
+                let mut y = cpu::view::<T>(bias)?.repeat(n);
+                products::add(&mut y, &terms);
+                y
+            }
+            None => products::sum(&terms),
+        };
         outputs.push(cpu::tensor(y, (n, d_out))?);
     }
     Ok(outputs)
@@ -290,19 +316,30 @@ fn backward_cpu<T: Real>(
     let a_grads = a_grads_cpu::<T>(x, &stack, &low_grad)?;
     if let Some(dx) = dx {
         match dx {
-            Some(sum) => {
-                cpu::update::<T>(sum, |sum| input_grad_cpu(sum, x, layers, &stack, &low_grad))?;
-            }
+            Some(sum) => cpu::update::<T>(sum, |sum| {
+                input_grad_cpu(Some(sum), x, layers, &stack, &low_grad).map(drop)
+            })?,
             None => {
-                let Some(((layer, dy), rest)) = layers.split_first() else { bail!("no layers") };
-                let mut sum = through_weight(layer, dy, d_in)?;
-                input_grad_cpu(&mut sum, x, rest, &stack, &low_grad)?;
+                let sum = input_grad_cpu(None, x, layers, &stack, &low_grad)?;
                 *dx = Some(cpu::tensor(sum, (n, d_in))?);
             }
         }
     }
     let pairs = a_grads.into_iter().zip(b_grads);
     Ok(pairs.map(|(a, b)| a.zip(b).map(|(a, b)| LoraGrads { a, b })).collect())
+}
+
+/// s times `width` columns of an array (N, R) from column `first` on, as (N, width).
+fn scaled_columns<T: Real>(
+    array: &[T],
+    n: usize,
+    width: usize,
+    first: usize,
+    stride: usize,
+    scale: T,
+) -> Vec<T> {
+    let row = |i: usize| array[i * stride + first..][..width].iter().map(|&x| scale * x);
+    (0..n).flat_map(row).collect()
 }
 
 fn transposed<T: Real>(matrix: &[T], rows: usize, cols: usize) -> Vec<T> {
@@ -330,34 +367,41 @@ fn a_grads_cpu<T: Real>(x: &Tensor, stack: &Stack, low_grad: &[T]) -> Result<Vec
     stack.adapters.iter().map(one).collect()
 }
 
-/// dy W (N, in)
-fn through_weight<T: Real>(layer: &Layer, dy: &Tensor, d_in: usize) -> Result<Vec<T>> {
-    let (n, d_out) = dy.dims2()?;
-    let (w, output_grad) = (cpu::view::<T>(layer.weight)?, cpu::view::<T>(dy)?);
-    let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
-    Ok(cpu::product(dys, ws, T::one(), Threads::All))
-}
-
-/// Adds Σ dy W of `layers`, and low_grad A (under the adapter's dropout) of all in the stack, to `dx` (N, in).
+/// Σ dy W of `layers` and low_grad A (under the adapter's dropout) of all in the stack (N, in): added to `sum`, or new.
 fn input_grad_cpu<T: Real>(
-    dx: &mut [T],
+    sum: Option<&mut [T]>,
     x: &Tensor,
     layers: &[(Layer, &Tensor)],
     stack: &Stack,
     low_grad: &[T],
-) -> Result<()> {
+) -> Result<Vec<T>> {
     let (n, d_in) = x.dims2()?;
-    for (layer, dy) in layers {
+    let weights = layers.iter().map(|(layer, _)| Seen::<T>::new(layer.weight)).collect::<Result<Vec<_>>>()?;
+    let output_grads = layers.iter().map(|(_, dy)| cpu::view::<T>(dy)).collect::<Result<Vec<_>>>()?;
+    let mut terms = Vec::with_capacity(layers.len() + 1);
+    for ((w, dy), (layer, _)) in weights.iter().zip(&output_grads).zip(layers) {
         let d_out = layer.weight.dim(0)?;
-        let (w, output_grad) = (cpu::view::<T>(layer.weight)?, cpu::view::<T>(dy)?);
-        let (ws, dys) = (Mat::new(&w, d_out, d_in), Mat::new(&output_grad, n, d_out));
-        cpu::matmul(dx, d_in, dys, ws, T::one(), true, Threads::All);
+        terms.push(Term { x: Mat::new(dy, n, d_out), w: w.factor((d_out, d_in)) });
     }
+    let a;
     if stack.same_input {
-        let a = stack.a::<T>(d_in)?;
-        let low_grad = Mat::new(low_grad, n, stack.columns);
-        cpu::matmul(dx, d_in, low_grad, Mat::new(&a, stack.columns, d_in), T::one(), true, Threads::All);
-        return Ok(());
+        a = stack.a::<T>(d_in)?;
+        let w = Factor::Plain(Mat::new(&a, stack.columns, d_in));
+        terms.push(Term { x: Mat::new(low_grad, n, stack.columns), w });
+    }
+    let mut new = Vec::new();
+    let dx = match sum {
+        Some(sum) => {
+            products::add(sum, &terms);
+            sum
+        }
+        None => {
+            new = products::sum(&terms);
+            &mut new[..]
+        }
+    };
+    if stack.same_input {
+        return Ok(new);
     }
     for &(lora, first) in stack.iter() {
         let r = lora.a.dim(0)?;
@@ -382,7 +426,7 @@ fn input_grad_cpu<T: Real>(
             },
         );
     }
-    Ok(())
+    Ok(new)
 }
 
 fn backward_tensors(

@@ -14,6 +14,8 @@
 
 pub mod adamw;
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -22,6 +24,7 @@ pub mod dropout;
 pub mod glu;
 pub mod kl;
 pub mod linear;
+mod products;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
@@ -29,6 +32,35 @@ pub mod weight;
 
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device, Tensor, Var};
+
+/// The dtype of activations where weights are in `weights`. A GPU does everything in bf16; a CPU multiplies in bf16, if it
+/// can, and does all else in f32.
+pub fn activations(weights: DType, device: &Device) -> DType {
+    match (weights, device) {
+        (DType::BF16, Device::Cpu) => DType::F32,
+        _ => weights,
+    }
+}
+
+/// What computes on this device, in words: of two machines that compute with different kernels, results differ by rounding.
+pub fn kernels(device: &Device) -> String {
+    match device {
+        Device::Cpu => cpu_kernels(),
+        Device::Cuda(_) => "cuda".into(),
+        Device::Metal(_) => "composed".into(),
+    }
+}
+
+fn cpu_kernels() -> String {
+    #[cfg(target_arch = "x86_64")]
+    match avx512::Kernels::detected() {
+        Some(kernels) => kernels.describe().into(),
+        None if is_x86_feature_detected!("avx2") => "AVX2".into(),
+        None => "neither AVX2 nor AVX-512".into(),
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::env::consts::ARCH.into()
+}
 
 /// The dtype for which the CPU has a fast form of every operation, if this tensor has it.
 fn fast_dtype(x: &Tensor) -> Option<DType> {

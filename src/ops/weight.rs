@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -16,10 +16,10 @@ use super::cpu;
 /// How frozen weights of linears are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
-    /// In the dtype of computation.
+    /// In the dtype of weights.
     #[default]
     Dense,
-    /// Rounded to bf16, while the computation may be in f32.
+    /// Rounded to bf16, while they are multiplied in f32.
     Bf16,
     /// 8-bit blocks of 32 with one scale each: 8.5 bits a weight.
     Q8_0,
@@ -41,7 +41,7 @@ impl Storage {
             .map(|(_, storage)| storage)
     }
 
-    /// Bytes of a weight (out, in) where the computation is in `dtype`.
+    /// Bytes of a weight (out, in) where weights are in `dtype`.
     pub fn bytes(self, (d_out, d_in): (usize, usize), dtype: DType) -> usize {
         match self.blocks(d_in) {
             Some(blocks) => d_out * d_in / blocks.block_size() * blocks.type_size(),
@@ -65,6 +65,7 @@ impl Storage {
 pub struct Weight {
     kept: Kept,
     shape: (usize, usize),
+    dtype: DType,
 }
 
 #[derive(Debug)]
@@ -79,7 +80,7 @@ enum Kept {
 const PART: usize = 128;
 
 impl Weight {
-    /// Keeps `weight` (out, in) as `storage` says on `device`; computation is in `dtype`.
+    /// Keeps `weight` (out, in) as `storage` says on `device`, to be multiplied in `dtype`.
     ///
     /// # Errors
     /// If the rows do not fill blocks, or the device fails.
@@ -100,7 +101,7 @@ impl Weight {
             }
             None => Kept::Dense(weight.to_dtype(dtype)?.to_device(device)?),
         };
-        Ok(Self { kept, shape })
+        Ok(Self { kept, shape, dtype })
     }
 
     /// Keeps a weight that is quantised already; `bytes` are those of its rows, one after the other.
@@ -111,6 +112,7 @@ impl Weight {
         bytes: &[u8],
         blocks: GgmlDType,
         (d_out, d_in): (usize, usize),
+        dtype: DType,
         device: &Device,
     ) -> Result<Self> {
         let row = d_in / blocks.block_size() * blocks.type_size();
@@ -126,7 +128,7 @@ impl Weight {
             Ok(QTensor::new(storage, (rows.len() / row, d_in))?)
         };
         let parts = bytes.par_chunks(part * row).map(keep).collect::<Result<_>>()?;
-        Ok(Self { kept: Kept::Blocks(parts), shape: (d_out, d_in) })
+        Ok(Self { kept: Kept::Blocks(parts), shape: (d_out, d_in), dtype })
     }
 
     /// (out, in)
@@ -150,15 +152,15 @@ impl Weight {
         }
     }
 
-    /// The weight (out, in) in `dtype`.
+    /// The weight (out, in) in the dtype in which it is multiplied.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn dense(&self, dtype: DType) -> Result<Cow<'_, Tensor>> {
+    pub fn dense(&self) -> Result<Cow<'_, Tensor>> {
         Ok(match &self.kept {
             Kept::Dense(weight) => Cow::Borrowed(weight),
-            Kept::Rounded(weight) => Cow::Owned(widen(weight, dtype)?),
-            Kept::Blocks(parts) => Cow::Owned(dequantise(parts, self.shape, dtype)?),
+            Kept::Rounded(weight) => Cow::Owned(widen(weight, self.dtype)?),
+            Kept::Blocks(parts) => Cow::Owned(dequantise(parts, self.shape, self.dtype)?),
         })
     }
 }
@@ -185,13 +187,40 @@ fn dequantise(parts: &[QTensor], (d_out, d_in): (usize, usize), dtype: DType) ->
         let dense: Vec<Tensor> = parts.iter().map(|p| p.dequantize(&device)).collect::<Result<_, _>>()?;
         return Ok(Tensor::cat(&dense, 0)?.to_dtype(dtype)?);
     }
-    let mut dense = vec![0f32; d_out * d_in];
+    match dtype {
+        DType::BF16 => dequantise_as(parts, (d_out, d_in), narrow),
+        DType::F64 => dequantise_as(parts, (d_out, d_in), f64::from),
+        _ => dequantise_as(parts, (d_out, d_in), |x: f32| x),
+    }
+}
+
+/// Some rows at a time, so that all of them exist in `T` only.
+fn dequantise_as<T: WithDType>(
+    parts: &[QTensor],
+    (d_out, d_in): (usize, usize),
+    convert: impl Fn(f32) -> T + Sync,
+) -> Result<Tensor> {
+    let mut dense = vec![T::zero(); d_out * d_in];
     let rows = dense.par_chunks_mut(PART * d_in).zip(parts);
     rows.try_for_each(|(rows, part)| -> Result<()> {
-        rows.copy_from_slice(&cpu::view::<f32>(&part.dequantize(&Device::Cpu)?)?);
+        let part = part.dequantize(&Device::Cpu)?;
+        let part = cpu::view::<f32>(&part)?;
+        cpu::vectorised(
+            #[inline(always)]
+            || rows.iter_mut().zip(&*part).for_each(|(to, &from)| *to = convert(from)),
+        );
         Ok(())
     })?;
-    Ok(cpu::tensor(dense, (d_out, d_in))?.to_dtype(dtype)?)
+    cpu::tensor(dense, (d_out, d_in))
+}
+
+/// The nearest bf16, of two the even one.
+#[inline(always)]
+fn narrow(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let nan = bits >> 16 | 0x40;
+    bf16::from_bits(if x.is_nan() { nan } else { rounded } as u16)
 }
 
 fn widen(weight: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -213,4 +242,21 @@ fn widen(weight: &Tensor, dtype: DType) -> Result<Tensor> {
         );
     });
     cpu::tensor(wide, weight.shape())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the half crate rounds, for every upper half with ties and their neighbours below.
+    #[test]
+    fn numbers_become_the_nearest_bf16() {
+        for upper in 0..=u16::MAX {
+            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let x = f32::from_bits(u32::from(upper) << 16 | lower);
+                let (found, expected) = (narrow(x), bf16::from_f32(x));
+                assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x}");
+            }
+        }
+    }
 }

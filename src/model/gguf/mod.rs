@@ -315,7 +315,7 @@ impl GgufWeights {
             _ => None,
         };
         match rows {
-            Some(rows) => Weight::of_blocks(&rows, kind, shape, device),
+            Some(rows) => Weight::of_blocks(&rows, kind, shape, dtype, device),
             None => Weight::new(&self.get(name, &[shape.0, shape.1])?, storage, dtype, device),
         }
     }
