@@ -4,7 +4,8 @@
 #     scripts/bench.sh [PYTHON [ROUNDS]]
 #
 # PYTHON is an interpreter with the packages of scripts/requirements.txt. Nothing else should run meanwhile; where the host of
-# a virtual machine takes processor time away, CPU seconds grow too, so each program's quickest of ROUNDS (3) counts.
+# a virtual machine takes processor time away, CPU seconds grow too, so each program's quickest of ROUNDS (3) counts. In bf16
+# PEFT is timed with its adapter in f32, as it comes, and in bf16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}
@@ -13,6 +14,8 @@ cargo build --release --quiet
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
+peft() { "$python" -W ignore scripts/bench_peft.py "$@" --json 2>/dev/null; }
+
 compare() { # name, arguments of both
     local name=$1
     shift
@@ -20,9 +23,10 @@ compare() { # name, arguments of both
     for round in $(seq "$rounds"); do
         echo "$name, round $round: bayesteach bench $*" >&2
         ./target/release/bayesteach bench "$@" --json >"$out/ours-$round.json"
-        "$python" -W ignore scripts/bench_peft.py "$@" --json >"$out/peft-$round.json" 2>/dev/null
+        peft "$@" >"$out/peft-$round.json"
+        case $* in *bf16*) peft "$@" --adapter-in-dtype >"$out/rounded-$round.json" ;; esac
     done
-    "$python" -W ignore scripts/bench_peft.py "$@" --plain --json >"$out/plain-1.json" 2>/dev/null
+    peft "$@" --plain >"$out/plain-1.json"
     "$python" - "$out" "$name" <<'PY'
 import glob, json, sys
 folder, name = sys.argv[1:]
@@ -33,7 +37,10 @@ def best(kind):
 ours = best("ours")[0]
 def above(report):
     return report["peak_memory_bytes"] - report["memory_before_bytes"]
-for who, kind in (("bayesteach", "ours"), ("PEFT, head at answers", "peft"), ("PEFT, plain", "plain")):
+kinds = {"ours": "bayesteach", "peft": "PEFT, head at answers", "rounded": "the same, adapter in bf16", "plain": "PEFT, plain"}
+for kind, who in kinds.items():
+    if not glob.glob(f"{folder}/{kind}-*.json"):
+        continue
     r, all_of = best(kind)
     seconds = " ".join(f"{s:.2f}" for s in all_of)
     print(f"| {name} | {who} | {r['tokens_per_second']:.0f} | {seconds} | {above(r) / 1e6:.0f} MB |"
@@ -46,3 +53,5 @@ echo "|---|---|---|---|---|---|---|"
 compare "small, 4 × 512" --shape small --seq 512 --batch 4 --answers 50 --steps 5
 compare "small, 4 × 512, recomputation" --shape small --seq 512 --batch 4 --answers 50 --steps 5 --checkpointing block
 compare "qwen2.5-0.5b, 1 × 512" --shape qwen2.5-0.5b --seq 512 --batch 1 --answers 50 --steps 3
+compare "small, 4 × 512, bf16" --shape small --seq 512 --batch 4 --answers 50 --steps 5 --dtype bf16
+compare "qwen2.5-0.5b, 1 × 512, bf16" --shape qwen2.5-0.5b --seq 512 --batch 1 --answers 50 --steps 3 --dtype bf16
