@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{self, Mat, Real, Shared, Threads};
+use super::cpu::{self, Mat, Real, Shared};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::products::{PANEL, Packed, Product};
 use super::{dispatch, on_cuda, vjp};
 
 /// The shape and the rules of one attention layer.
@@ -273,7 +274,8 @@ pub fn composed(q: &Tensor, k: &Tensor, v: &Tensor, rows: Rows, spec: &Spec) -> 
 /// Queries in one tile.
 const TILE: usize = 64;
 
-/// One tile of queries and the keys that any of them sees, as rows of q and of k.
+/// One tile of queries, as rows of q, and the keys that any of them sees, as rows of k; the first of these is a multiple of
+/// [`PANEL`] from the sequence's first.
 struct Tile {
     queries: Range<usize>,
     keys: Range<usize>,
@@ -313,8 +315,9 @@ impl Task<'_> {
     fn tiles(&self, window: Option<usize>) -> impl Iterator<Item = Tile> {
         self.queries.clone().step_by(TILE).map(move |first| {
             let last = (first + TILE).min(self.queries.end);
-            let keys = self.visible(first, window).start..self.row(last - 1) + 1;
-            Tile { queries: first..last, keys }
+            let from = self.visible(first, window).start;
+            let from = from - (from - self.keys.start) % PANEL;
+            Tile { queries: first..last, keys: from..self.row(last - 1) + 1 }
         })
     }
 
@@ -323,6 +326,11 @@ impl Task<'_> {
         let row = self.row(query);
         let from = window.map_or(0, |w| (row + 1).saturating_sub(w)).max(self.keys.start);
         from..row + 1
+    }
+
+    /// Keys counted from the sequence's first.
+    fn within(&self, keys: &Range<usize>) -> Range<usize> {
+        keys.start - self.keys.start..keys.end - self.keys.start
     }
 
     /// The same as columns of a tile.
@@ -340,9 +348,11 @@ fn head<T>(data: &[T], rows: Range<usize>, head: usize, head_dim: usize, width: 
     Mat::strided(&data[rows.start * width + head * head_dim..], rows.len(), head_dim, width)
 }
 
-/// scale · q kᵀ with soft cap, for the visible keys; the rest of `scores` is left as it is.
-fn capped_scores<T: Real>(scores: &mut [T], q: Mat<T>, k: Mat<T>, spec: &Spec) {
-    cpu::matmul(scores, k.rows, q, k.t(), T::from_f64(spec.scale), false, Threads::One);
+/// scale · q kᵀ with soft cap, for a range of keys.
+fn capped_scores<T: Real>(scores: &mut [T], q: Mat<T>, keys: &Packed<T>, range: Range<usize>, spec: &Spec) {
+    let (stride, scale) = (range.len(), T::from_f64(spec.scale));
+    let columns = range;
+    keys.multiply(Product { out: scores, stride, x: q, depth: 0, columns, scale, accumulate: false });
     if let Some(cap) = spec.softcap {
         let (cap, inverse) = (T::from_f64(cap), T::from_f64(1.0 / cap));
         cpu::vectorised(
@@ -375,26 +385,28 @@ fn forward_cpu<T: Real>(
         let kv_head = task.kv_head;
         let mut scores = vec![T::zero(); TILE * task.keys.len()];
         let mut tile_out = vec![T::zero(); TILE * d];
+        let of_heads = group * task.queries.len();
+        let key = Packed::new(head(ks, task.keys.clone(), kv_head, d, kv_width).t(), of_heads); // (D, keys)
+        let value = Packed::new(head(vs, task.keys.clone(), kv_head, d, kv_width), of_heads); // (keys, D)
         for tile in task.tiles(spec.window) {
-            let (queries, keys) = (tile.queries.clone(), tile.keys.clone());
-            let key = head(ks, keys.clone(), kv_head, d, kv_width);
-            let value = head(vs, keys.clone(), kv_head, d, kv_width);
+            let (queries, keys) = (tile.queries.clone(), task.within(&tile.keys));
             let scores = &mut scores[..queries.len() * keys.len()];
             for query_head in kv_head * group..(kv_head + 1) * group {
-                capped_scores(scores, head(qs, queries.clone(), query_head, d, width), key, spec);
+                let query = head(qs, queries.clone(), query_head, d, width);
+                capped_scores(scores, query, &key, keys.clone(), spec);
                 let mut sums = [(T::zero(), T::zero()); TILE];
                 for (row, scores) in scores.chunks_exact_mut(keys.len()).enumerate() {
                     sums[row] = exponentiate(scores, task.columns(&tile, row, spec.window));
                 }
-                cpu::matmul(
-                    &mut tile_out,
-                    d,
-                    Mat::new(scores, queries.len(), keys.len()),
-                    value,
-                    T::one(),
-                    false,
-                    Threads::One,
-                );
+                value.multiply(Product {
+                    out: &mut tile_out,
+                    stride: d,
+                    x: Mat::new(scores, queries.len(), keys.len()),
+                    depth: keys.start,
+                    columns: 0..d,
+                    scale: T::one(),
+                    accumulate: false,
+                });
                 for (row, query) in queries.clone().enumerate() {
                     let (max, sum) = sums[row];
                     let inverse = T::one() / sum;
@@ -454,19 +466,30 @@ fn backward_cpu<T: Real>(
         let mut probs_buffer = vec![T::zero(); TILE * rows.len()];
         let mut grads_buffer = vec![T::zero(); TILE * rows.len()];
         let mut tile_dq = vec![T::zero(); TILE * d];
+        // (D, keys), so that products go through all keys of a row
         let (mut head_dk, mut head_dv) = (vec![T::zero(); rows.len() * d], vec![T::zero(); rows.len() * d]);
+        let of_heads = group * task.queries.len();
+        let key = head(ks, rows.clone(), kv_head, d, kv_width); // (keys, D)
+        let (key, key_turned) = (Packed::new(key, of_heads), Packed::new(key.t(), of_heads));
+        let value_turned = Packed::new(head(vs, rows.clone(), kv_head, d, kv_width).t(), of_heads);
         for tile in task.tiles(spec.window) {
-            let (queries, keys) = (tile.queries.clone(), tile.keys.clone());
+            let (queries, keys) = (tile.queries.clone(), task.within(&tile.keys));
             let (m, count) = (queries.len(), keys.len());
-            let key = head(ks, keys.clone(), kv_head, d, kv_width);
-            let value = head(vs, keys.clone(), kv_head, d, kv_width);
             let probs = &mut probs_buffer[..m * count];
             let grads = &mut grads_buffer[..m * count];
             for query_head in kv_head * group..(kv_head + 1) * group {
                 let query = head(qs, queries.clone(), query_head, d, width);
                 let dout = head(dys, queries.clone(), query_head, d, width);
-                capped_scores(probs, query, key, spec);
-                cpu::matmul(grads, count, dout, value.t(), T::one(), false, Threads::One);
+                capped_scores(probs, query, &key_turned, keys.clone(), spec);
+                value_turned.multiply(Product {
+                    out: grads,
+                    stride: count,
+                    x: dout,
+                    depth: 0,
+                    columns: keys.clone(),
+                    scale: T::one(),
+                    accumulate: false,
+                });
                 for row in 0..m {
                     let at = (queries.start + row) * width + query_head * d;
                     let (o, g) = (&outs[at..at + d], &dys[at..at + d]);
@@ -480,10 +503,28 @@ fn backward_cpu<T: Real>(
                     );
                 }
                 let (p, g) = (Mat::new(probs, m, count), Mat::new(grads, m, count));
-                cpu::matmul(&mut tile_dq, d, g, key, scale, false, Threads::One);
-                let at = (keys.start - rows.start) * d;
-                cpu::matmul(&mut head_dk[at..], d, g.t(), query, scale, true, Threads::One);
-                cpu::matmul(&mut head_dv[at..], d, p.t(), dout, T::one(), true, Threads::One);
+                key.multiply(Product {
+                    out: &mut tile_dq,
+                    stride: d,
+                    x: g,
+                    depth: keys.start,
+                    columns: 0..d,
+                    scale,
+                    accumulate: false,
+                });
+                for (sum, x, w, scale) in [(&mut head_dk, query, g, scale), (&mut head_dv, dout, p, T::one())]
+                {
+                    let x = x.turned(); // (D, queries)
+                    Packed::new(w, d).multiply(Product {
+                        out: &mut sum[keys.start..],
+                        stride: rows.len(),
+                        x: Mat::new(&x, d, m),
+                        depth: 0,
+                        columns: 0..count,
+                        scale,
+                        accumulate: true,
+                    });
+                }
                 for (row, query) in queries.clone().enumerate() {
                     #[expect(unsafe_code, reason = "this task alone has this row of this head")]
                     unsafe {
@@ -492,11 +533,13 @@ fn backward_cpu<T: Real>(
                 }
             }
         }
-        for (row, at) in rows.clone().enumerate() {
-            #[expect(unsafe_code, reason = "this task alone has this row of this key-value head")]
-            unsafe {
-                dk_shared.write(at * kv_width + kv_head * d, &head_dk[row * d..(row + 1) * d]);
-                dv_shared.write(at * kv_width + kv_head * d, &head_dv[row * d..(row + 1) * d]);
+        for (shared, sum) in [(&dk_shared, &head_dk), (&dv_shared, &head_dv)] {
+            let sum = Mat::new(sum, d, rows.len()).turned(); // (keys, D)
+            for (at, row) in rows.clone().zip(sum.chunks_exact(d)) {
+                #[expect(unsafe_code, reason = "this task alone has this row of this key-value head")]
+                unsafe {
+                    shared.write(at * kv_width + kv_head * d, row);
+                }
             }
         }
     });

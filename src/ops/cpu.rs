@@ -13,7 +13,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::dots::Dots;
-use super::products::Sum;
+use super::products::{Panels, Product, Sum};
 
 /// f32 or f64, with elementary functions that compile to vector code inside [`vectorised`].
 pub(crate) trait Real: WithDType {
@@ -37,6 +37,10 @@ pub(crate) trait Real: WithDType {
     fn sum(sum: Sum<'_, Self>) {
         sum.plain();
     }
+    /// A factor in panels, where there are kernels for them.
+    fn pack(w: Mat<'_, Self>) -> Option<Panels>;
+    /// A product with a factor in panels.
+    fn multiply(panels: &Panels, product: Product<'_, Self>);
     /// Exactly that number.
     fn of_bf16(x: bf16) -> Self;
 }
@@ -54,6 +58,26 @@ impl Real for f32 {
             return kernels.sum(sum);
         }
         sum.plain();
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn pack(w: Mat<'_, f32>) -> Option<Panels> {
+        avx512::Kernels::detected().map(|kernels| Panels::new(kernels, w))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply(panels: &Panels, product: Product<'_, f32>) {
+        panels.multiply(product);
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn pack(_: Mat<'_, f32>) -> Option<Panels> {
+        None
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn multiply(panels: &Panels, _: Product<'_, f32>) {
+        match *panels {}
     }
 
     // bf16 is the upper half of an f32.
@@ -118,6 +142,14 @@ impl Real for f32 {
 
 impl Real for f64 {
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
+
+    fn pack(_: Mat<'_, f64>) -> Option<Panels> {
+        None
+    }
+
+    fn multiply(_: &Panels, _: Product<'_, f64>) {
+        unreachable!("f64 has no panels");
+    }
 
     fn of_bf16(x: bf16) -> f64 {
         x.to_f64()
@@ -425,6 +457,25 @@ impl<'a, T> Mat<'a, T> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
         }
+    }
+
+    /// The transpose, row-major.
+    pub(crate) fn turned(&self) -> Vec<T>
+    where
+        T: Real,
+    {
+        let mut out = vec![T::zero(); self.rows * self.cols];
+        // A few rows at a time, so that lines of both stay in the cache.
+        for first in (0..self.rows).step_by(LANES) {
+            let rows = first..self.rows.min(first + LANES);
+            for (j, out) in out.chunks_exact_mut(self.rows.max(1)).enumerate() {
+                let column = &self.data[j * self.col_stride..];
+                for (out, row) in out[rows.clone()].iter_mut().zip(rows.clone()) {
+                    *out = column[row * self.row_stride];
+                }
+            }
+        }
+        out
     }
 
     /// Whether elements lie side by side along rows or along columns.

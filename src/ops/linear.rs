@@ -304,7 +304,7 @@ fn backward_cpu<T: Real>(
         let (d_out, r) = lora.b.dims2()?;
         let (output_grad, b) = (cpu::view::<T>(dy)?, cpu::view::<T>(lora.b)?);
         let (dys, scale) = (Mat::new(&output_grad, n, d_out), T::from_f64(lora.scale));
-        let turned = transposed(&b, d_out, r); // (r, out)
+        let turned = Mat::new(&b, d_out, r).turned(); // (r, out)
         let to = columns(&mut low_grad, first);
         dots_into(to, stack.columns, dys, Mat::new(&turned, r, d_out), scale);
         let low = columns_of(&low, n, r, first, stack.columns);
@@ -340,10 +340,6 @@ fn scaled_columns<T: Real>(
 ) -> Vec<T> {
     let row = |i: usize| array[i * stride + first..][..width].iter().map(|&x| scale * x);
     (0..n).flat_map(row).collect()
-}
-
-fn transposed<T: Real>(matrix: &[T], rows: usize, cols: usize) -> Vec<T> {
-    (0..rows * cols).map(|i| matrix[i % rows * cols + i / rows]).collect()
 }
 
 /// dA = low_gradᵀ x̂ (r, in) of every adapter.

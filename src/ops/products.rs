@@ -5,6 +5,7 @@
 //! terms and read weights in f32 or in bf16; elsewhere one product after the other by `gemm`.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -50,6 +51,56 @@ impl<T> Factor<'_, T> {
             Factor::Plain(w) => w.fits() && w.is_contiguous(),
             Factor::Bf16(w) => w.fits() && w.is_contiguous(),
         }
+    }
+}
+
+/// A right factor (K, O) of products that are made one by one within a parallel task.
+pub(super) struct Packed<'a, T> {
+    w: Mat<'a, T>,
+    /// Where there are kernels for it.
+    panels: Option<Panels>,
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) type Panels = super::avx512::Packed;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) type Panels = std::convert::Infallible;
+
+/// Rows of x from which on packing pays.
+const PAYS: usize = 8;
+
+/// Columns of a product begin at a multiple of these.
+pub(super) const PANEL: usize = 32;
+
+/// `scale` x W becomes `out`, rows `stride` apart, or is added to it, for x (N, K) and the rows from `depth` on and the
+/// `columns` of a packed W, the first of which is a multiple of [`PANEL`].
+pub(crate) struct Product<'a, T> {
+    pub(super) out: &'a mut [T],
+    pub(super) stride: usize,
+    pub(super) x: Mat<'a, T>,
+    pub(super) depth: usize,
+    pub(super) columns: Range<usize>,
+    pub(super) scale: T,
+    pub(super) accumulate: bool,
+}
+
+impl<'a, T: Real> Packed<'a, T> {
+    /// Packs a factor that is contiguous along one of both, if that pays for so many rows of x, all products together.
+    pub(super) fn new(w: Mat<'a, T>, rows: usize) -> Self {
+        assert!(w.fits() && w.is_contiguous(), "a factor that does not fit");
+        Self { w, panels: if rows >= PAYS { T::pack(w) } else { None } }
+    }
+
+    /// Makes a product, on the calling thread.
+    pub(super) fn multiply(&self, product: Product<'_, T>) {
+        if let Some(panels) = &self.panels {
+            return T::multiply(panels, product);
+        }
+        let Product { out, stride, x, depth, columns, scale, accumulate } = product;
+        let from = depth * self.w.row_stride + columns.start * self.w.col_stride;
+        let data = &self.w.data[from.min(self.w.data.len())..];
+        let w = Mat { data, rows: x.cols, cols: columns.len(), ..self.w };
+        cpu::matmul(out, stride, x, w, scale, accumulate, Threads::One);
     }
 }
 

@@ -7,8 +7,8 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
-use super::pack::Panels;
-use super::{Block, LANES, Line, Output, Task, WIDTH};
+use super::tile::{Output, Run, Weights};
+use super::{LANES, WIDTH};
 
 /// Rows of the output at a time: two squares by two squares.
 pub(super) const ROWS: usize = 2 * LANES;
@@ -56,33 +56,25 @@ static SQUARES: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Adds a block of depth to a part of the output.
+/// Sums over the runs of x, whose weights lie one behind the other in each panel. Rows of x are read up to a multiple of
+/// [`ROWS`], units up to a multiple of 16.
 ///
 /// # Safety
-/// The processor has AVX-512 and [`is_permitted`], terms and output fit, and no other task writes to this one's part of the
-/// output.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn work(block: &Block, task: &Task, to: &Output, room: &mut Vec<Line>) {
-    let panels = Panels::new(room, block.units, task, to.columns);
-    // The last square may be of rows that there are only to be read.
-    let end = task.rows.start + task.rows.len().next_multiple_of(ROWS);
-    for piece in &block.pieces {
-        assert!(piece.term.rows.has(end), "too few rows for a square");
-        unsafe { panels.pack::<true>(piece) }
-    }
+/// The process [`is_permitted`], and so many rows, weights and places of the output exist, which nobody else writes to.
+pub(super) unsafe fn multiply(x: &[Run], rows: usize, weights: &Weights, to: &Output) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SQUARES, options(nostack, readonly, preserves_flags)) }
-    for first in task.rows.clone().step_by(ROWS) {
-        let rows = ROWS.min(task.rows.end - first);
-        for (i, at) in task.panels.clone().enumerate() {
-            let column = at * WIDTH;
-            let columns = WIDTH.min(to.columns - column);
-            let out: *mut f32 = to.out.at(first * to.stride + column).cast();
+    for first in (0..rows).step_by(ROWS) {
+        let rows = ROWS.min(rows - first);
+        for i in 0..weights.count {
+            let columns = WIDTH.min(to.columns - i * WIDTH);
+            let panel = weights.start.wrapping_add(i * weights.apart * WIDTH);
+            let out = to.start.wrapping_add(first * to.stride + i * WIDTH);
             unsafe {
                 if (rows, columns) == (ROWS, WIDTH) {
-                    add(block, first, panels.at(i), out, to.stride, to.accumulate);
+                    add(x, first, panel, out, to.stride, to.accumulate);
                 } else {
                     let mut square = [0.0f32; ROWS * WIDTH];
-                    add(block, first, panels.at(i), square.as_mut_ptr(), WIDTH, false);
+                    add(x, first, panel, square.as_mut_ptr(), WIDTH, false);
                     for (row, from) in square.chunks_exact(WIDTH).enumerate().take(rows) {
                         for (j, &sum) in from.iter().enumerate().take(columns) {
                             let out = out.add(row * to.stride + j);
@@ -100,7 +92,7 @@ pub(super) unsafe fn work(block: &Block, task: &Task, to: &Output, room: &mut Ve
 /// for weights.
 #[inline(always)]
 unsafe fn add(
-    block: &Block,
+    x: &[Run],
     first: usize,
     mut panel: *const u32,
     out: *mut f32,
@@ -128,10 +120,9 @@ unsafe fn add(
                 options(nostack, nomem, preserves_flags),
             );
         }
-        for piece in &block.pieces {
-            let (rows, stride) = piece.term.rows.start();
-            let mut x = rows.add(first * stride + piece.first);
-            for _ in 0..piece.units / LANES {
+        for &Run { start, stride, units } in x {
+            let mut x = start.add(first * stride);
+            for _ in 0..units / LANES {
                 asm!(
                     "tileloadd tmm4, [{x} + {stride}*1]",
                     "tileloadd tmm6, [{panel} + {width}*1]",

@@ -17,8 +17,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cpu::Shared;
-use super::products::{Factor, Sum, Term};
+use super::cpu::{Mat, Shared};
+use super::products::{Factor, Product, Sum, Term};
+use pack::Panels;
+use tile::{Output, Run, Weights};
 
 /// Columns of a panel: two registers of f32.
 const WIDTH: usize = 32;
@@ -104,13 +106,6 @@ struct Task {
     panels: Range<usize>,
 }
 
-struct Output<'a> {
-    out: &'a Shared<'a, MaybeUninit<f32>>,
-    stride: usize,
-    columns: usize,
-    accumulate: bool,
-}
-
 impl Kernels {
     /// If there are any.
     pub(super) fn detected() -> Option<Self> {
@@ -166,16 +161,13 @@ impl Kernels {
         let panels = tasks.iter().map(|task| task.panels.len()).max().unwrap_or(0);
         let room = || Vec::with_capacity(units * panels * WIDTH / LANES);
         tasks.into_par_iter().for_each_init(room, |panels, task| {
+            let column = task.panels.start * WIDTH;
+            let start = shared.at(task.rows.start * stride + column).cast();
             for (i, block) in blocks.iter().enumerate() {
-                let to = Output { out: &shared, stride, columns: o, accumulate: accumulate || i > 0 };
+                let accumulate = accumulate || i > 0;
+                let to = Output { start, stride, columns: o - column, scale: 1.0, accumulate };
                 // Safety: this processor has the instructions, and tasks write to places of their own.
-                unsafe {
-                    match block.kind {
-                        Kind::Singles => tile::work_on_singles(block, &task, &to, panels),
-                        Kind::Pairs => tile::work_on_pairs(block, &task, &to, panels),
-                        Kind::Squares => amx::work(block, &task, &to, panels),
-                    }
-                }
+                unsafe { block.add(&task, o, &to, panels) }
             }
         });
     }
@@ -225,6 +217,42 @@ fn blocks<'a>(terms: &'a [Prepared<'a>]) -> Vec<Block<'a>> {
     blocks
 }
 
+impl Block<'_> {
+    /// Adds its products to a part of an output with so many `columns`.
+    ///
+    /// # Safety
+    /// The processor has what the block's kind needs, the output is the task's, and no other task's.
+    unsafe fn add(&self, task: &Task, columns: usize, to: &Output, room: &mut Vec<Line>) {
+        let panels = Panels::new(room, self.units, task, columns);
+        let runs: Vec<Run> = self.pieces.iter().map(|piece| piece.run(task.rows.start)).collect();
+        let weights = Weights { start: panels.at(0), apart: self.units, count: task.panels.len() };
+        unsafe {
+            self.pieces.iter().for_each(|piece| panels.pack(piece));
+            match self.kind {
+                Kind::Singles => tile::multiply_singles(&runs, task.rows.len(), &weights, to),
+                Kind::Pairs => tile::multiply_pairs(&runs, task.rows.len(), &weights, to),
+                Kind::Squares => {
+                    // The last square may be of rows that there are only to be read.
+                    let end = task.rows.start + task.rows.len().next_multiple_of(amx::ROWS);
+                    assert!(
+                        self.pieces.iter().all(|piece| piece.term.rows.has(end)),
+                        "too few rows for squares"
+                    );
+                    amx::multiply(&runs, task.rows.len(), &weights, to);
+                }
+            }
+        }
+    }
+}
+
+impl Piece<'_> {
+    /// Its part of x, from a row on.
+    fn run(&self, row: usize) -> Run {
+        let (start, stride) = self.term.rows.start();
+        Run { start: start.wrapping_add(row * stride + self.first), stride, units: self.units }
+    }
+}
+
 impl Rows<'_> {
     /// Whether there are so many rows to be read.
     fn has(&self, rows: usize) -> bool {
@@ -263,4 +291,51 @@ fn tasks(n: usize, panels: usize) -> Vec<Task> {
     (0..across * down)
         .map(|i| Task { rows: part(i / across, down, n), panels: part(i % across, across, panels) })
         .collect()
+}
+
+/// A weight in panels, for products that are made one by one.
+pub(crate) struct Packed {
+    lines: Vec<Line>,
+    depth: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// Packs `w` (K, O), on a processor with [`Kernels`].
+    pub(super) fn new(_: Kernels, w: Mat<'_, f32>) -> Self {
+        let Mat { rows: depth, cols: columns, .. } = w;
+        let panels = columns.div_ceil(WIDTH);
+        let mut lines = Vec::with_capacity(panels * depth * WIDTH / LANES);
+        let task = Task { rows: 0..0, panels: 0..panels };
+        let rows = Rows::InPlace { units: &[], stride: 0 };
+        let term = Prepared { rows, w: Factor::Plain(w), depth, kind: Kind::Singles };
+        let piece = Piece { term: &term, first: 0, units: depth, at: 0 };
+        // Safety: the processor has the instructions, and packing writes all lines.
+        unsafe {
+            Panels::new(&mut lines, depth, &task, columns).pack(&piece);
+            lines.set_len(panels * depth * WIDTH / LANES);
+        }
+        Self { lines, depth, columns }
+    }
+
+    pub(super) fn multiply(&self, product: Product<'_, f32>) {
+        let Product { out, stride, x, depth, columns, scale, accumulate } = product;
+        let (rows, start) = (x.rows, columns.start);
+        assert!(x.fits() && x.col_stride == 1 && depth + x.cols <= self.depth, "a depth that was not packed");
+        assert!(start.is_multiple_of(WIDTH) && columns.end <= self.columns, "columns that were not packed");
+        if rows == 0 || columns.is_empty() {
+            return;
+        }
+        assert!((rows - 1) * stride + columns.len() <= out.len(), "an output that is too small");
+        let x = [Run { start: x.data.as_ptr().cast(), stride: x.row_stride, units: x.cols }];
+        let units: *const u32 = self.lines.as_ptr().cast();
+        let weights = Weights {
+            start: units.wrapping_add((start * self.depth) + depth * WIDTH),
+            apart: self.depth,
+            count: columns.len().div_ceil(WIDTH),
+        };
+        let to = Output { start: out.as_mut_ptr(), stride, columns: columns.len(), scale, accumulate };
+        // Safety: the processor has the instructions, and all of it is there.
+        unsafe { tile::multiply_singles(&x, rows, &weights, &to) }
+    }
 }

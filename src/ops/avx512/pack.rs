@@ -89,8 +89,12 @@ impl Panels {
     }
 
     /// Packs a piece of the depth, with zeros for columns and depth that do not exist.
-    #[inline(always)]
-    pub(super) unsafe fn pack<const PAIRS: bool>(&self, piece: &Piece) {
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn pack(&self, piece: &Piece) {
+        let in_pairs = piece.term.kind.per_unit() == 2;
         unsafe {
             match piece.term.w {
                 Factor::Plain(w) if w.row_stride == 1 => {
@@ -101,7 +105,7 @@ impl Panels {
                     let load = |w: *const f32, _, mask| _mm512_maskz_loadu_epi32(mask, w.cast());
                     self.pack_straight::<f32, 1>(w, piece, load);
                 }
-                Factor::Bf16(w) if w.row_stride == 1 && PAIRS => {
+                Factor::Bf16(w) if w.row_stride == 1 && in_pairs => {
                     let load = |w: *const bf16, left| _mm512_maskz_loadu_epi16(lanes_of_32(left), w.cast());
                     self.pack_turned::<bf16, 2>(w, piece, load);
                 }
@@ -109,7 +113,7 @@ impl Panels {
                     let load = |w: *const bf16, left| _mm512_slli_epi32(wide(w, lanes(left, 0)), 16);
                     self.pack_turned::<bf16, 1>(w, piece, load);
                 }
-                Factor::Bf16(w) if PAIRS => {
+                Factor::Bf16(w) if in_pairs => {
                     let load = |from: *const bf16, left: usize, mask| {
                         let [first, second] = [0, 1].map(|i| if left > i { mask } else { 0 });
                         let second = wide(from.wrapping_add(w.row_stride), second);

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::pack::{Panels, lanes};
-use super::{Block, LANES, Line, Output, Task, WIDTH};
+use super::pack::lanes;
+use super::{LANES, WIDTH};
 
 /// The most rows of a tile: 28 registers of sums, two of weights and one of a row's number.
 const ROWS: usize = 14;
@@ -11,99 +11,125 @@ const ROWS: usize = 14;
 /// is 64 columns wide.
 const CROWDED_ROWS: usize = 6;
 
+/// Rows of x from some unit of their depth on.
+pub(super) struct Run {
+    pub start: *const u32,
+    /// Units from one row to the next.
+    pub stride: usize,
+    pub units: usize,
+}
+
+/// Where a sum of products goes: `scale` times the sum, or that added to what is there.
+pub(super) struct Output {
+    pub start: *mut f32,
+    pub stride: usize,
+    /// How many columns there are.
+    pub columns: usize,
+    pub scale: f32,
+    pub accumulate: bool,
+}
+
+/// Panels next to each other, from some unit of their depth on.
+pub(super) struct Weights {
+    pub start: *const u32,
+    /// Units from one panel to the next.
+    pub apart: usize,
+    pub count: usize,
+}
+
 /// # Safety
-/// The processor has AVX-512, terms and output fit, and no other task writes to this one's part of the output.
+/// The processor has AVX-512, and so many rows, weights and places of the output exist, which nobody else writes to.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn work_on_singles(block: &Block, task: &Task, to: &Output, room: &mut Vec<Line>) {
-    unsafe { work::<false>(block, task, to, room) }
+pub(super) unsafe fn multiply_singles(x: &[Run], rows: usize, weights: &Weights, to: &Output) {
+    unsafe { multiply::<false>(x, rows, weights, to) }
 }
 
 /// # Safety
-/// As [`work_on_singles`], and the processor multiplies bf16.
+/// As [`multiply_singles`], and the processor multiplies bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn work_on_pairs(block: &Block, task: &Task, to: &Output, room: &mut Vec<Line>) {
-    unsafe { work::<true>(block, task, to, room) }
+pub(super) unsafe fn multiply_pairs(x: &[Run], rows: usize, weights: &Weights, to: &Output) {
+    unsafe { multiply::<true>(x, rows, weights, to) }
 }
 
-/// Adds a block of depth to a part of the output.
+/// Sums over the runs of x, whose weights lie one behind the other in each panel.
 #[inline(always)]
-unsafe fn work<const PAIRS: bool>(block: &Block, task: &Task, to: &Output, room: &mut Vec<Line>) {
-    let panels = Panels::new(room, block.units, task, to.columns);
-    let mut crowded = false;
-    for piece in &block.pieces {
-        crowded |= (piece.term.rows.start().1 * size_of::<u32>()).is_multiple_of(4096);
-        unsafe { panels.pack::<PAIRS>(piece) }
-    }
-    let (rows, wide) = if crowded { (CROWDED_ROWS, 2) } else { (ROWS, 1) };
-    let tiles = task.rows.len().div_ceil(rows);
-    let start = |tile: usize| task.rows.start + tile * task.rows.len() / tiles;
+unsafe fn multiply<const PAIRS: bool>(x: &[Run], rows: usize, weights: &Weights, to: &Output) {
+    let crowded = x.iter().any(|run| (run.stride * size_of::<u32>()).is_multiple_of(4096));
+    let (most, wide) = if crowded { (CROWDED_ROWS, 2) } else { (ROWS, 1) };
+    let tiles = rows.div_ceil(most);
+    let start = |tile: usize| tile * rows / tiles;
     for tile in 0..tiles {
         let (first, rows) = (start(tile), start(tile + 1) - start(tile));
-        for i in (0..task.panels.len()).step_by(wide) {
-            let column = (task.panels.start + i) * WIDTH;
-            let out = to.out.at(first * to.stride + column).cast();
-            let columns = to.columns - column;
-            let tile = Tile { block, first, panel: panels.at(i), out, stride: to.stride, columns };
-            unsafe { tile.compute::<PAIRS>(rows, wide.min(task.panels.len() - i), to.accumulate) }
+        for i in (0..weights.count).step_by(wide) {
+            let tile = Tile {
+                x,
+                first,
+                panel: weights.start.wrapping_add(i * weights.apart * WIDTH),
+                next: weights.apart * WIDTH,
+                out: to.start.wrapping_add(first * to.stride + i * WIDTH),
+                columns: to.columns - i * WIDTH,
+                to,
+            };
+            unsafe { tile.compute::<PAIRS>(rows, wide.min(weights.count - i)) }
         }
     }
 }
 
 /// Some rows of the output by one panel's columns, or by two panels'.
 struct Tile<'a> {
-    block: &'a Block<'a>,
+    x: &'a [Run],
     /// The first row of x.
     first: usize,
     panel: *const u32,
+    /// Units to the next panel.
+    next: usize,
     out: *mut f32,
-    stride: usize,
     /// How many columns there are from its first on.
     columns: usize,
+    to: &'a Output,
 }
 
 impl Tile<'_> {
     #[inline(always)]
-    unsafe fn compute<const PAIRS: bool>(&self, rows: usize, panels: usize, accumulate: bool) {
+    unsafe fn compute<const PAIRS: bool>(&self, rows: usize, panels: usize) {
         unsafe {
             match (rows, panels) {
-                (1, 1) => self.of::<PAIRS, 1, 2>(accumulate),
-                (2, 1) => self.of::<PAIRS, 2, 2>(accumulate),
-                (3, 1) => self.of::<PAIRS, 3, 2>(accumulate),
-                (4, 1) => self.of::<PAIRS, 4, 2>(accumulate),
-                (5, 1) => self.of::<PAIRS, 5, 2>(accumulate),
-                (6, 1) => self.of::<PAIRS, 6, 2>(accumulate),
-                (7, 1) => self.of::<PAIRS, 7, 2>(accumulate),
-                (8, 1) => self.of::<PAIRS, 8, 2>(accumulate),
-                (9, 1) => self.of::<PAIRS, 9, 2>(accumulate),
-                (10, 1) => self.of::<PAIRS, 10, 2>(accumulate),
-                (11, 1) => self.of::<PAIRS, 11, 2>(accumulate),
-                (12, 1) => self.of::<PAIRS, 12, 2>(accumulate),
-                (13, 1) => self.of::<PAIRS, 13, 2>(accumulate),
-                (_, 1) => self.of::<PAIRS, ROWS, 2>(accumulate),
-                (1, _) => self.of::<PAIRS, 1, 4>(accumulate),
-                (2, _) => self.of::<PAIRS, 2, 4>(accumulate),
-                (3, _) => self.of::<PAIRS, 3, 4>(accumulate),
-                (4, _) => self.of::<PAIRS, 4, 4>(accumulate),
-                (5, _) => self.of::<PAIRS, 5, 4>(accumulate),
-                (_, _) => self.of::<PAIRS, CROWDED_ROWS, 4>(accumulate),
+                (1, 1) => self.of::<PAIRS, 1, 2>(),
+                (2, 1) => self.of::<PAIRS, 2, 2>(),
+                (3, 1) => self.of::<PAIRS, 3, 2>(),
+                (4, 1) => self.of::<PAIRS, 4, 2>(),
+                (5, 1) => self.of::<PAIRS, 5, 2>(),
+                (6, 1) => self.of::<PAIRS, 6, 2>(),
+                (7, 1) => self.of::<PAIRS, 7, 2>(),
+                (8, 1) => self.of::<PAIRS, 8, 2>(),
+                (9, 1) => self.of::<PAIRS, 9, 2>(),
+                (10, 1) => self.of::<PAIRS, 10, 2>(),
+                (11, 1) => self.of::<PAIRS, 11, 2>(),
+                (12, 1) => self.of::<PAIRS, 12, 2>(),
+                (13, 1) => self.of::<PAIRS, 13, 2>(),
+                (_, 1) => self.of::<PAIRS, ROWS, 2>(),
+                (1, _) => self.of::<PAIRS, 1, 4>(),
+                (2, _) => self.of::<PAIRS, 2, 4>(),
+                (3, _) => self.of::<PAIRS, 3, 4>(),
+                (4, _) => self.of::<PAIRS, 4, 4>(),
+                (5, _) => self.of::<PAIRS, 5, 4>(),
+                (_, _) => self.of::<PAIRS, CROWDED_ROWS, 4>(),
             }
         }
     }
 
     /// R rows by V registers.
     #[inline(always)]
-    unsafe fn of<const PAIRS: bool, const R: usize, const V: usize>(&self, accumulate: bool) {
+    unsafe fn of<const PAIRS: bool, const R: usize, const V: usize>(&self) {
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
             let mut panel = self.panel.cast::<f32>();
-            let next = self.block.units * WIDTH;
-            for piece in &self.block.pieces {
-                let (rows, stride) = piece.term.rows.start();
-                let mut rows = Pointers::new(rows.add(self.first * stride + piece.first), stride);
-                for _ in 0..piece.units {
+            for run in self.x {
+                let mut rows = Pointers::new(run.start.add(self.first * run.stride), run.stride);
+                for _ in 0..run.units {
                     let mut weights = [_mm512_setzero_ps(); V];
                     for (v, weights) in weights.iter_mut().enumerate() {
-                        *weights = _mm512_load_ps(panel.add(v / 2 * next + v % 2 * LANES));
+                        *weights = _mm512_load_ps(panel.add(v / 2 * self.next + v % 2 * LANES));
                     }
                     // Written out, since the compiler stops short of unrolling this much.
                     macro_rules! add_rows {
@@ -125,10 +151,12 @@ impl Tile<'_> {
                     rows.advance();
                 }
             }
+            let Output { stride, scale, accumulate, .. } = *self.to;
             for (row, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
-                    let out = self.out.add(row * self.stride + v * LANES);
+                    let out = self.out.add(row * stride + v * LANES);
                     let mask = lanes(self.columns, v * LANES);
+                    let sum = _mm512_mul_ps(sum, _mm512_set1_ps(scale));
                     let sum =
                         if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), sum) } else { sum };
                     _mm512_mask_storeu_ps(out, mask, sum);
