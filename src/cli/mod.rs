@@ -40,6 +40,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::error::UsageError;
 use crate::hub::HubSettings;
+pub use allocator::Allocator;
 use interrupt::Interrupt;
 use output::{Manner, note, print, print_json, program, warn};
 
