@@ -107,9 +107,8 @@ impl Experts {
         let m = x.dim(0)?;
         let mut input_grads = Vec::new();
         let mut places: Vec<u32> = Vec::new();
-        // For each token, the weights' gradients by expert.
-        let mut weight_grads = vec![0.0; m * self.rule.experts];
-        for (e, (expert, (tokens, weights))) in self.experts.iter().zip(&chosen.tokens).enumerate() {
+        let mut products = Vec::new();
+        for (expert, (tokens, weights)) in self.experts.iter().zip(&chosen.tokens) {
             if tokens.is_empty() {
                 expert.add_no_gradient(dy, grads)?;
                 continue;
@@ -119,9 +118,7 @@ impl Experts {
             let [gate, up] = forward([&expert.gate, &expert.up], &x, run, at)?;
             let activated = glu::forward(&gate, &up, self.activation)?;
             let [y] = forward([&expert.down], &activated, run, at)?;
-            for (&token, grad) in tokens.iter().zip(row_products(&dy, &y)?) {
-                weight_grads[token as usize * self.rule.experts + e] = grad;
-            }
+            products.push(row_products(&dy, &y)?);
             let dy = dy.broadcast_mul(&column(weights, &dy)?)?;
             let mut activated_grad = None;
             backward([(&expert.down, &dy)], &activated, Some(&mut activated_grad), (run, at), grads)?;
@@ -137,7 +134,8 @@ impl Experts {
             return Ok(x.zeros_like()?);
         }
         let dx = rows::scatter_add(&Tensor::cat(&input_grads, 0)?.contiguous()?, &places, m)?;
-        let dlogits = self.router_grad(chosen, &weight_grads);
+        // Read once every expert's work is on its way, so that a GPU is waited for once.
+        let dlogits = self.router_grad(chosen, &numbers(&Tensor::cat(&products, 0)?)?);
         let dlogits = Tensor::from_vec(dlogits, (m, self.rule.experts), &candle_core::Device::Cpu)?;
         let dlogits = dlogits.to_dtype(x.dtype())?.to_device(x.device())?;
         let mut dx = Some(dx);
@@ -170,18 +168,21 @@ impl Experts {
         Ok(Chosen { probs, tokens })
     }
 
-    /// The router's gradient (M, experts), given those of the chosen experts' weights.
+    /// The router's gradient (M, experts), given those of the chosen experts' weights, one expert's tokens after the other's.
     ///
     /// With w = p / S over the chosen, dp = (dw − Σ w dw) / S; and through the softmax, dl = p (dp − Σ p dp).
-    fn router_grad(&self, chosen: &Chosen, weight_grads: &[f64]) -> Vec<f64> {
+    fn router_grad(&self, chosen: &Chosen, of_chosen: &[f64]) -> Vec<f64> {
         let experts = self.rule.experts;
-        let mut weights = vec![None; weight_grads.len()];
+        let mut weights = vec![None; chosen.probs.len()];
+        let mut weight_grads = vec![0.0; chosen.probs.len()];
+        let mut of_chosen = of_chosen.iter();
         for (e, (tokens, of)) in chosen.tokens.iter().enumerate() {
-            for (&token, &w) in tokens.iter().zip(of) {
-                weights[token as usize * experts + e] = Some(w);
+            for ((&token, &w), &grad) in tokens.iter().zip(of).zip(&mut of_chosen) {
+                let at = token as usize * experts + e;
+                (weights[at], weight_grads[at]) = (Some(w), grad);
             }
         }
-        let mut grad = vec![0.0; weight_grads.len()];
+        let mut grad = vec![0.0; chosen.probs.len()];
         let tokens = grad.chunks_exact_mut(experts).zip(chosen.probs.chunks_exact(experts));
         for ((grad, p), (dw, w)) in
             tokens.zip(weight_grads.chunks_exact(experts).zip(weights.chunks_exact(experts)))
@@ -222,9 +223,9 @@ fn column(weights: &[f64], y: &Tensor) -> Result<Tensor> {
 }
 
 /// The inner product of each row of `a` with that of `b`.
-fn row_products(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+fn row_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let wide = if a.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    numbers(&(a.to_dtype(wide)? * b.to_dtype(wide)?)?.sum(1)?)
+    Ok((a.to_dtype(wide)? * b.to_dtype(wide)?)?.sum(1)?)
 }
 
 /// The numbers of a vector on the host. Cast there: Metal has no f64.
