@@ -161,6 +161,7 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
         dtype,
         activations,
         storage,
+        weights: memory::weights(config, dtype, storage),
         adapter: Some(lora.parameter_count(config)),
         tokens: args.seq * args.batch,
         answers: args.answers * args.batch,

@@ -15,7 +15,7 @@ use crate::hub::{self, Files, Snapshot};
 use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
-use crate::model::gguf::{GgufFile, is_gguf};
+use crate::model::gguf::{GgufFile, Sizes, is_gguf};
 use crate::model::loading::{Weights, weight_files};
 use crate::model::{memory, peft};
 use crate::ops::weight::Storage;
@@ -82,6 +82,7 @@ pub(super) struct Source {
 struct Unpacked {
     file: PathBuf,
     storage: Storage,
+    sizes: Sizes,
     _folder: TemporaryFolder,
 }
 
@@ -129,7 +130,12 @@ impl Source {
         let config = ModelConfig::load(folder.path()).with_context(at)?;
         let dir = folder.path().to_path_buf();
         let snapshot = Snapshot { dir, name: path.display().to_string(), revision: None };
-        let gguf = Unpacked { file: path.to_path_buf(), storage: file.storage(), _folder: folder };
+        let gguf = Unpacked {
+            file: path.to_path_buf(),
+            storage: file.storage(),
+            sizes: file.sizes(),
+            _folder: folder,
+        };
         Ok(Self { snapshot, config, gguf: Some(gguf) })
     }
 
@@ -160,6 +166,14 @@ impl Source {
         }
     }
 
+    /// Bytes of the weights where the config asks for `storage` and all else is in `dtype`.
+    pub(super) fn weight_bytes(&self, dtype: DType, storage: Storage) -> usize {
+        match (&self.gguf, storage) {
+            (Some(gguf), Storage::Dense) => gguf.sizes.bytes(dtype),
+            _ => memory::weights(&self.config, dtype, storage),
+        }
+    }
+
     pub(super) fn dir(&self) -> &Path {
         &self.snapshot.dir
     }
@@ -183,16 +197,11 @@ impl Source {
 
     pub(super) fn load(&self, dtype: DType, storage: Storage, device: &Device) -> Result<Decoder> {
         let load = || -> Result<Decoder> {
-            let (weights, in_blocks) = match &self.gguf {
-                Some(gguf) => {
-                    let file = GgufFile::open(&gguf.file)?;
-                    let in_blocks = (storage == Storage::Dense).then(|| file.memory(dtype));
-                    (Weights::of_gguf(file, &self.config, dtype, device)?, in_blocks)
-                }
-                None => (Weights::open(self.dir(), &self.config, dtype, device)?, None),
+            let weights = match &self.gguf {
+                Some(gguf) => Weights::of_gguf(GgufFile::open(&gguf.file)?, &self.config, dtype, device)?,
+                None => Weights::open(self.dir(), &self.config, dtype, device)?,
             };
-            let needed = in_blocks.unwrap_or_else(|| memory::weights(&self.config, dtype, storage));
-            self.ensure_room(needed as u64, dtype, device)?;
+            self.ensure_room(self.weight_bytes(dtype, storage) as u64, dtype, device)?;
             Decoder::new(&weights.stored_as(storage), &self.config)
         };
         load().with_context(|| format!("cannot load {}", self.snapshot.name))
@@ -211,7 +220,7 @@ impl Source {
         let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         let smaller = Storage::NAMES
             .into_iter()
-            .map(|(name, storage)| (name, memory::weights(&self.config, dtype, storage) as u64))
+            .map(|(name, storage)| (name, self.weight_bytes(dtype, storage) as u64))
             .filter(|(_, bytes)| *bytes < needed && *bytes <= free)
             .map(|(name, bytes)| format!("{name} takes {}", gigabytes(bytes)))
             .reduce(|list, item| format!("{list}, {item}"));

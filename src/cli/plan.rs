@@ -11,7 +11,6 @@ use super::{Context, Done, print, program};
 use crate::config::RunConfig;
 use crate::device;
 use crate::hub::Files;
-use crate::model::config::ModelConfig;
 use crate::model::decoder::Keep;
 use crate::model::gradients::Trainable;
 use crate::model::memory::{self, Memory, Work};
@@ -64,9 +63,10 @@ impl Lengths {
 /// What a config's training takes with these choices.
 pub(super) struct Setting<'a> {
     pub config: &'a RunConfig,
-    pub model: &'a ModelConfig,
+    pub source: &'a Source,
     pub lengths: &'a Lengths,
     pub dtype: DType,
+    /// As the config asks, see [`Source::storage`].
     pub storage: Storage,
     pub keep: Keep,
     pub device: &'a Device,
@@ -76,16 +76,18 @@ impl Setting<'_> {
     pub(super) fn memory(&self) -> Memory {
         let (tokens, answers) = self.lengths.largest(self.config);
         let activations = ops::activations(self.dtype, self.device);
+        let model = &self.source.config;
         memory::plan(&Work {
-            model: self.model,
+            model,
             dtype: self.dtype,
             activations,
-            storage: self.storage,
-            adapter: self.config.adapter_parameters(self.model),
+            storage: self.source.storage(self.storage),
+            weights: self.source.weight_bytes(self.dtype, self.storage),
+            adapter: self.config.adapter_parameters(model),
             tokens,
             answers,
             longest: self.config.prefix_len() + self.lengths.tokens.iter().max().copied().unwrap_or(0),
-            whole_scores: attention::is_composed(self.model.head_dim, activations, self.device),
+            whole_scores: attention::is_composed(model.head_dim, activations, self.device),
             keep: self.keep,
         })
     }
@@ -110,13 +112,12 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
     let pipeline =
         source.pipeline_behind(config.prefix_len(), &config.tokens)?.with_format_training(format_trains);
     let (lengths, episodes) = lengths(&config, &pipeline)?;
-    let model = &source.config;
     let setting = Setting {
         config: &config,
-        model,
+        source: &source,
         lengths: &lengths,
         dtype,
-        storage: source.storage(table.storage()?),
+        storage: table.storage()?,
         keep: config.train.checkpointing.keep(),
         device: &device,
     };
@@ -168,7 +169,8 @@ fn lengths(config: &RunConfig, pipeline: &crate::tokens::Pipeline) -> Result<(Le
 }
 
 fn describe(setting: &Setting, episodes: usize, device: &str, available: Option<u64>) -> String {
-    let Setting { config, model, lengths, .. } = setting;
+    let Setting { config, source, lengths, .. } = setting;
+    let model = &source.config;
     let memory = setting.memory();
     let count = lengths.tokens.len().max(1);
     let mean = lengths.tokens.iter().sum::<usize>() as f64 / count as f64;
@@ -231,7 +233,7 @@ fn alternatives<'a>(setting: &'a Setting) -> Vec<(String, Setting<'a>)> {
         for (name, storage) in Storage::NAMES.into_iter().filter(|(_, storage)| *storage != setting.storage) {
             all.push((format!("model.quantization = {name:?}"), with(setting.keep, storage)));
         }
-        if setting.keep != Keep::BlockInputs && setting.storage != Storage::Q4K {
+        if setting.keep != Keep::BlockInputs && setting.source.storage(setting.storage) != Storage::Q4K {
             all.push(("both \"block\" and \"q4_k\"".into(), with(Keep::BlockInputs, Storage::Q4K)));
         }
     }

@@ -532,10 +532,10 @@ fn setting<'a>(
 ) -> Result<Setting<'a>> {
     Ok(Setting {
         config,
-        model: &source.config,
+        source,
         lengths,
         dtype,
-        storage: source.storage(config.model()?.storage()?),
+        storage: config.model()?.storage()?,
         keep: config.train.checkpointing.keep(),
         device,
     })

@@ -21,6 +21,8 @@ pub struct Work<'a> {
     pub activations: DType,
     /// How the linears' weights are kept.
     pub storage: Storage,
+    /// Bytes of the base's weights, see [`weights`].
+    pub weights: usize,
     /// Parameters of the adapter; all weights are trained where there is none.
     pub adapter: Option<usize>,
     /// Tokens of the largest micro-batch.
@@ -69,9 +71,8 @@ const SCORE_BYTES: usize = 76;
 
 /// The memory that training takes at its peak.
 pub fn plan(work: &Work) -> Memory {
-    let Work { model, dtype, activations, storage, tokens, answers, .. } = *work;
+    let Work { model, dtype, activations, storage, weights, tokens, answers, .. } = *work;
     let size = activations.size_in_bytes();
-    let weights = weights(model, dtype, storage);
     let trained = match work.adapter {
         Some(parameters) => parameters * (4 * 4 + size),
         None => model.parameter_count() * (4 * 4),
@@ -140,6 +141,7 @@ mod tests {
                 dtype: DType::BF16,
                 activations: DType::BF16,
                 storage: Storage::Q4K,
+                weights: weights(&model, DType::BF16, Storage::Q4K),
                 adapter: Some(lora.parameter_count(&model)),
                 tokens: 2048,
                 answers: 60,
@@ -161,6 +163,7 @@ mod tests {
                 dtype: DType::F32,
                 activations: DType::F32,
                 storage,
+                weights: weights(&model, DType::F32, storage),
                 adapter: None,
                 tokens: 1,
                 answers: 1,

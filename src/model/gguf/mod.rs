@@ -13,7 +13,7 @@ use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -54,6 +54,22 @@ pub fn is_gguf(path: &Path) -> bool {
         read && start == *b"GGUF"
     };
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) || begins()
+}
+
+/// How much there is of a file's weights, see [`GgufFile::sizes`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Bytes of the weights in blocks.
+    blocks: usize,
+    /// Weights that are kept as floats.
+    floats: usize,
+}
+
+impl Sizes {
+    /// Bytes where floats are kept in `dtype`.
+    pub fn bytes(self, dtype: DType) -> usize {
+        self.blocks + self.floats * dtype.size_in_bytes()
+    }
 }
 
 impl GgufFile {
@@ -138,17 +154,18 @@ impl GgufFile {
         count.into_iter().max_by_key(|(_, weights)| *weights).map(|(kind, _)| kind)
     }
 
-    /// Bytes of the weights where linears stay in their blocks and the computation is in `dtype`.
-    pub fn memory(&self, dtype: DType) -> usize {
-        let bytes = |(name, info): (&String, &TensorInfo)| {
+    /// How much the weights are where linears stay in their blocks.
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes { blocks: 0, floats: 0 };
+        for (name, info) in &self.content.tensor_infos {
             let elements = info.shape.elem_count();
             let block = info.ggml_dtype.block_size();
             match block > 1 && name.starts_with("blk.") {
-                true => elements / block * info.ggml_dtype.type_size(),
-                false => elements * dtype.size_in_bytes(),
+                true => sizes.blocks += elements / block * info.ggml_dtype.type_size(),
+                false => sizes.floats += elements,
             }
-        };
-        self.content.tensor_infos.iter().map(bytes).sum()
+        }
+        sizes
     }
 
     /// The dtype in which a snapshot of this model is stored: that of most weights of linears, and f16 where they are
