@@ -35,6 +35,13 @@ fn of_linear(c: &mut Criterion) {
     group.bench_function("backward", |t| {
         t.iter(|| linear::backward(&x, &w, lora, &dy, Some(&mut None)).unwrap());
     });
+    let w = w.to_dtype(DType::BF16).unwrap();
+    group.bench_function("forward, weight in bf16", |t| {
+        t.iter(|| linear::forward(&x, &w, None, lora).unwrap());
+    });
+    group.bench_function("backward, weight in bf16", |t| {
+        t.iter(|| linear::backward(&x, &w, lora, &dy, Some(&mut None)).unwrap());
+    });
 }
 
 fn of_attention(c: &mut Criterion) {

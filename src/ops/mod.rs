@@ -6,11 +6,12 @@
 //! of candle's fused operations can cut a gradient without an error (which they do under autograd).
 //!
 //! Each operation has one *composed* reference made of candle's differentiable operations. It runs wherever
-//! there is no faster form (Metal, half precision on the CPU), with candle's autograd giving its
-//! backward ([`vjp`]), and the fast forms are checked against it and against finite differences.
+//! there is no faster form (Metal), with candle's autograd giving its backward ([`vjp`]), and the
+//! fast forms are checked against it and against finite differences.
 //!
 //! Fast forms on the CPU work on f32 and f64, in parallel over fixed chunks: every sum has an order that
-//! does not depend on the number of threads. Fast forms on CUDA work on f32 and bf16 (`cuda/`, with the `cuda` feature).
+//! does not depend on the number of threads. Products with weights in bf16 have activations in f32, see [`activations`].
+//! Fast forms on CUDA work on f32 and bf16 (`cuda/`, with the `cuda` feature).
 
 pub mod adamw;
 pub mod attention;
