@@ -230,7 +230,10 @@ fn alternatives<'a>(setting: &'a Setting) -> Vec<(String, Setting<'a>)> {
         }
     }
     if setting.config.train.weights != Trainable::All {
-        for (name, storage) in Storage::NAMES.into_iter().filter(|(_, storage)| *storage != setting.storage) {
+        // Weights in bf16 are kept as bf16 without being asked.
+        let changes =
+            |storage| storage != setting.storage && (storage, setting.dtype) != (Storage::Bf16, DType::BF16);
+        for (name, storage) in Storage::NAMES.into_iter().filter(|(_, storage)| changes(*storage)) {
             all.push((format!("model.quantization = {name:?}"), with(setting.keep, storage)));
         }
         if setting.keep != Keep::BlockInputs && setting.source.storage(setting.storage) != Storage::Q4K {

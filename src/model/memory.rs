@@ -57,7 +57,7 @@ impl Memory {
     }
 }
 
-/// Bytes of a model's weights: linears as `storage` has them, all else in `dtype`.
+/// Bytes of a model's weights: linears as `storage` has them, all else as if in `dtype`.
 pub fn weights(model: &ModelConfig, dtype: DType, storage: Storage) -> usize {
     let of_linear =
         |name: &&str| lora::copies(model, name) * storage.bytes(lora::linear_shape(model, name), dtype);
@@ -109,6 +109,7 @@ pub fn plan(work: &Work) -> Memory {
     let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
     let dense = match storage {
         Storage::Dense => 0,
+        Storage::Bf16 if dtype == DType::BF16 => 0,
         // Gate and up at once; on a GPU, where activations are in the same dtype, blocks become f32 first.
         _ => {
             2 * d * f * dtype.size_in_bytes()

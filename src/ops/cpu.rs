@@ -13,7 +13,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::dots::Dots;
-use super::products::{Panels, Product, Sum};
+use super::products::{PackedFactor, Product, Sum};
 
 /// f32 or f64, with elementary functions that compile to vector code inside [`vectorised`].
 pub(crate) trait Real: WithDType {
@@ -38,9 +38,9 @@ pub(crate) trait Real: WithDType {
         sum.plain();
     }
     /// A factor in panels, where there are kernels for them.
-    fn pack(w: Mat<'_, Self>) -> Option<Panels>;
+    fn pack(w: Mat<'_, Self>) -> Option<PackedFactor>;
     /// A product with a factor in panels.
-    fn multiply(panels: &Panels, product: Product<'_, Self>);
+    fn multiply(panels: &PackedFactor, product: Product<'_, Self>);
     /// Exactly that number.
     fn of_bf16(x: bf16) -> Self;
 }
@@ -61,22 +61,22 @@ impl Real for f32 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn pack(w: Mat<'_, f32>) -> Option<Panels> {
-        avx512::Kernels::detected().map(|kernels| Panels::new(kernels, w))
+    fn pack(w: Mat<'_, f32>) -> Option<PackedFactor> {
+        avx512::Kernels::detected().map(|kernels| PackedFactor::new(kernels, w))
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn multiply(panels: &Panels, product: Product<'_, f32>) {
+    fn multiply(panels: &PackedFactor, product: Product<'_, f32>) {
         panels.multiply(product);
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn pack(_: Mat<'_, f32>) -> Option<Panels> {
+    fn pack(_: Mat<'_, f32>) -> Option<PackedFactor> {
         None
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn multiply(panels: &Panels, _: Product<'_, f32>) {
+    fn multiply(panels: &PackedFactor, _: Product<'_, f32>) {
         match *panels {}
     }
 
@@ -143,11 +143,11 @@ impl Real for f32 {
 impl Real for f64 {
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
 
-    fn pack(_: Mat<'_, f64>) -> Option<Panels> {
+    fn pack(_: Mat<'_, f64>) -> Option<PackedFactor> {
         None
     }
 
-    fn multiply(_: &Panels, _: Product<'_, f64>) {
+    fn multiply(_: &PackedFactor, _: Product<'_, f64>) {
         unreachable!("f64 has no panels");
     }
 
@@ -541,7 +541,7 @@ fn matmul_in_parts<T: Real>(
 
 /// `scale * lhs * rhs` (rows of lhs, columns of rhs).
 pub(crate) fn product<T: Real>(lhs: Mat<'_, T>, rhs: Mat<'_, T>, scale: T, threads: Threads) -> Vec<T> {
-    new(lhs.rows * rhs.cols, |out| product_into(out, rhs.cols, lhs, rhs, scale, threads))
+    new(lhs.rows * rhs.cols, |out| product_into(out, lhs, rhs, scale, threads))
 }
 
 /// A vector that `fill` writes whole. What is not zeroed first spares a pass over it.
@@ -555,28 +555,27 @@ pub(crate) fn new<T>(count: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> 
     out
 }
 
-/// [`product`] into the first columns of rows that are `out_stride` apart.
+/// [`product`] into memory that need not have been written.
 pub(crate) fn product_into<T: Real>(
     out: &mut [MaybeUninit<T>],
-    out_stride: usize,
     lhs: Mat<'_, T>,
     rhs: Mat<'_, T>,
     scale: T,
     threads: Threads,
 ) {
     let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
+    assert!(m * n == out.len(), "the output of a matrix product of another size");
     if m * n == 0 || k == 0 || is_narrow(threads, m, n, k) {
         out.fill(MaybeUninit::new(T::zero()));
-        return matmul(written(out), out_stride.max(1), lhs, rhs, scale, false, threads);
+        return matmul(written(out), n, lhs, rhs, scale, false, threads);
     }
     assert!(k == rhs.rows && lhs.fits() && rhs.fits(), "matrix views that do not fit");
-    assert!((m - 1) * out_stride + n <= out.len(), "the output of a matrix product is too small");
     #[expect(
         unsafe_code,
         reason = "gemm writes all m * n elements, and reads none where it does not accumulate"
     )]
     unsafe {
-        multiply(out.as_mut_ptr().cast(), out_stride, lhs, rhs, scale, false, threads);
+        multiply(out.as_mut_ptr().cast(), n, lhs, rhs, scale, false, threads);
     }
 }
 

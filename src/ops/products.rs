@@ -19,6 +19,14 @@ pub(super) struct Term<'a, T> {
     pub w: Factor<'a, T>,
 }
 
+impl<T> Term<'_, T> {
+    /// Whether all of it is there, for an output (N, O).
+    pub(super) fn fits(&self, n: usize, o: usize) -> bool {
+        let x = &self.x;
+        x.rows == n && self.w.shape() == (x.cols, o) && x.fits() && x.col_stride == 1 && self.w.fits()
+    }
+}
+
 /// A weight as (K, O), contiguous along one of both: as it lies, or transposed.
 #[derive(Clone, Copy)]
 pub(super) enum Factor<'a, T> {
@@ -58,13 +66,13 @@ impl<T> Factor<'_, T> {
 pub(super) struct Packed<'a, T> {
     w: Mat<'a, T>,
     /// Where there are kernels for it.
-    panels: Option<Panels>,
+    panels: Option<PackedFactor>,
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) type Panels = super::avx512::Packed;
+pub(crate) type PackedFactor = super::avx512::PackedFactor;
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) type Panels = std::convert::Infallible;
+pub(crate) type PackedFactor = std::convert::Infallible;
 
 /// Rows of x from which on packing pays.
 const PAYS: usize = 8;
@@ -104,11 +112,10 @@ impl<'a, T: Real> Packed<'a, T> {
     }
 }
 
-/// `out` (N, O), row-major with rows `stride` apart, becomes Σ x W, or is increased by it with `accumulate`: only then is it
-/// read, and has been written before.
+/// `out` (N, O), row-major, becomes Σ x W, or is increased by it with `accumulate`: only then is it read, and has been written
+/// before.
 pub(crate) struct Sum<'a, T> {
     pub(super) out: &'a mut [MaybeUninit<T>],
-    pub(super) stride: usize,
     pub(super) terms: &'a [Term<'a, T>],
     pub(super) accumulate: bool,
 }
@@ -134,16 +141,9 @@ fn unwritten<T>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
 fn run<T: Real>(out: &mut [MaybeUninit<T>], terms: &[Term<'_, T>], accumulate: bool) {
     let Some(first) = terms.first() else { return };
     let (n, o) = (first.x.rows, first.w.shape().1);
-    let fits = |term: &Term<'_, T>| {
-        term.x.rows == n
-            && term.w.shape() == (term.x.cols, o)
-            && term.x.fits()
-            && term.x.col_stride == 1
-            && term.w.fits()
-    };
-    assert!(terms.iter().all(fits) && out.len() == n * o, "products that do not fit");
+    assert!(out.len() == n * o && terms.iter().all(|term| term.fits(n, o)), "products that do not fit");
     if n > 0 && o > 0 {
-        T::sum(Sum { out, stride: o, terms, accumulate });
+        T::sum(Sum { out, terms, accumulate });
     }
 }
 
@@ -153,44 +153,36 @@ const WIDENED: usize = 1 << 20;
 impl<T: Real> Sum<'_, T> {
     /// One product after the other.
     pub(super) fn plain(self) {
-        let Sum { out, stride, terms, accumulate } = self;
+        let Sum { out, terms, accumulate } = self;
         for (i, term) in terms.iter().enumerate() {
             let accumulate = accumulate || i > 0;
             match term.w {
-                Factor::Plain(w) => product(out, stride, term.x, w, accumulate),
-                Factor::Bf16(w) => widened(out, stride, term.x, w, accumulate),
+                Factor::Plain(w) => product(out, term.x, w, accumulate),
+                Factor::Bf16(w) => widened(out, term.x, w, accumulate),
             }
         }
     }
 }
 
 /// `out = x w`, or `out += x w`.
-fn product<T: Real>(
-    out: &mut [MaybeUninit<T>],
-    stride: usize,
-    x: Mat<'_, T>,
-    w: Mat<'_, T>,
-    accumulate: bool,
-) {
+fn product<T: Real>(out: &mut [MaybeUninit<T>], x: Mat<'_, T>, w: Mat<'_, T>, accumulate: bool) {
     match accumulate {
-        true => cpu::matmul(cpu::written(out), stride, x, w, T::one(), true, Threads::All),
-        false => cpu::product_into(out, stride, x, w, T::one(), Threads::All),
+        true => cpu::matmul(cpu::written(out), w.cols, x, w, T::one(), true, Threads::All),
+        false => cpu::product_into(out, x, w, T::one(), Threads::All),
     }
 }
 
 /// [`product`] with a weight in bf16, of which some rows as they lie are widened at a time.
-fn widened<T: Real>(
-    out: &mut [MaybeUninit<T>],
-    stride: usize,
-    x: Mat<'_, T>,
-    w: Mat<'_, bf16>,
-    accumulate: bool,
-) {
+fn widened<T: Real>(out: &mut [MaybeUninit<T>], x: Mat<'_, T>, w: Mat<'_, bf16>, accumulate: bool) {
     let turned = w.col_stride != 1;
     let lying = if turned { w.t() } else { w };
     let at_once = (WIDENED / lying.cols.max(1)).max(1);
     if lying.rows == 0 {
-        return product(out, stride, x, Mat::new(&[], 0, w.cols), accumulate);
+        return product(out, x, Mat::new(&[], 0, w.cols), accumulate);
+    }
+    if turned && !accumulate {
+        // Each part adds some of the columns.
+        out.fill(MaybeUninit::new(T::zero()));
     }
     let mut wide = Vec::new();
     for first in (0..lying.rows).step_by(at_once) {
@@ -202,10 +194,11 @@ fn widened<T: Real>(
         let part = Mat::new(&wide, rows, lying.cols);
         if turned {
             // These rows are columns of the output.
-            product(&mut out[first..], stride, x, part.t(), accumulate);
+            let out = cpu::written(&mut out[first..]);
+            cpu::matmul(out, w.cols, x, part.t(), T::one(), true, Threads::All);
         } else {
             let x = Mat { data: &x.data[first..], cols: rows, ..x };
-            product(out, stride, x, part, accumulate || first > 0);
+            product(out, x, part, accumulate || first > 0);
         }
     }
 }
@@ -268,7 +261,7 @@ mod tests {
     }
 
     /// Of random shapes, with rows and columns that fill tiles and that do not, several terms of either kind, depths of one
-    /// element and beyond one block, and rows of x that are 4 KB apart.
+    /// element and beyond one block, and rows of x that are 4 KB apart; the same bits on any number of threads.
     #[test]
     fn sums_of_products_are_right() {
         let s = &mut rng::stream(0, "test/products", 0);
@@ -281,6 +274,11 @@ mod tests {
             (5, 64, vec![(1024, 0, true, false), (7, 2, true, true), (9, 0, false, false)]),
             (3, 40, vec![(2049, 0, true, true), (1, 0, false, true), (2, 0, true, false)]),
             (64, 96, vec![(2080, 0, false, true), (65, 1, true, true), (8, 0, true, false)]),
+            // More rows than a thread's, which are cut elsewhere on other numbers of threads.
+            (240, 64, vec![(2080, 0, true, true), (8, 0, true, false)]),
+            // Weights in bf16 of more elements than are widened at a time.
+            (3, 1100, vec![(1024, 0, true, true)]),
+            (3, 70, vec![(17_000, 0, true, true), (17_000, 0, false, true)]),
         ];
         for _ in 0..60 {
             let any = |s: &mut Stream| (1 + s.below(90), s.below(3), s.below(2) == 0, s.below(2) == 0);
@@ -294,10 +292,18 @@ mod tests {
             let what = format!("{n} × {o}, {shapes:?}");
             let exact = expected(&data, n, o, &shapes, false);
             let mut plain = vec![0.25; n * o];
-            Sum { out: unwritten(&mut plain), stride: o, terms: &terms, accumulate: true }.plain();
-            check(&plain, &exact, 0.25, &format!("plain, {what}"));
+            Sum { out: unwritten(&mut plain), terms: &terms, accumulate: true }.plain();
+            check(&plain, &exact, 0.25, &format!("plain, added, {what}"));
+            plain.fill(9.0);
+            Sum { out: unwritten(&mut plain), terms: &terms, accumulate: false }.plain();
+            check(&plain, &exact, 0.0, &format!("plain, {what}"));
 
-            let found = sum(&terms);
+            let added = || {
+                let mut out = vec![0.25; n * o];
+                add(&mut out, &terms);
+                out
+            };
+            let found = (sum(&terms), added());
             #[cfg(target_arch = "x86_64")]
             for kernels in super::super::avx512::Kernels::and_lesser() {
                 let expected = match kernels.rounds() {
@@ -305,15 +311,15 @@ mod tests {
                     false => &exact,
                 };
                 let mut out = vec![9.0; n * o];
-                kernels.sum(Sum { out: unwritten(&mut out), stride: o, terms: &terms, accumulate: false });
+                kernels.sum(Sum { out: unwritten(&mut out), terms: &terms, accumulate: false });
                 check(&out, expected, 0.0, &what);
                 out.fill(0.25);
-                kernels.sum(Sum { out: unwritten(&mut out), stride: o, terms: &terms, accumulate: true });
+                kernels.sum(Sum { out: unwritten(&mut out), terms: &terms, accumulate: true });
                 check(&out, expected, 0.25, &format!("added, {what}"));
             }
             for threads in [1, 2, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                assert!(pool.install(|| sum(&terms)) == found, "{what} on {threads} threads");
+                assert!(pool.install(|| (sum(&terms), added())) == found, "{what} on {threads} threads");
             }
         }
     }

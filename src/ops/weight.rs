@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::cpu;
+use super::cpu::{self, Real as _};
 
 /// How frozen weights of linears are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Storage {
     /// In the dtype of weights.
     #[default]
     Dense,
-    /// Rounded to bf16, while they are multiplied in f32.
+    /// Rounded to bf16; multiplied in the dtype of weights.
     Bf16,
     /// 8-bit blocks of 32 with one scale each: 8.5 bits a weight.
     Q8_0,
@@ -234,9 +234,8 @@ fn widen(weight: &Tensor, dtype: DType) -> Result<Tensor> {
         cpu::vectorised(
             #[inline(always)]
             || {
-                // bf16 is the upper half of an f32.
                 for (w, n) in wide.iter_mut().zip(narrow) {
-                    *w = f32::from_bits(u32::from(n.to_bits()) << 16);
+                    *w = f32::of_bf16(*n);
                 }
             },
         );

@@ -73,14 +73,15 @@ pub(super) unsafe fn multiply(x: &[Run], rows: usize, weights: &Weights, to: &Ou
                 if (rows, columns) == (ROWS, WIDTH) {
                     add(x, first, panel, out, to.stride, to.accumulate);
                 } else {
+                    // Added onto as a whole square is, so that it does not matter which rows a task has.
                     let mut square = [0.0f32; ROWS * WIDTH];
-                    add(x, first, panel, square.as_mut_ptr(), WIDTH, false);
-                    for (row, from) in square.chunks_exact(WIDTH).enumerate().take(rows) {
-                        for (j, &sum) in from.iter().enumerate().take(columns) {
-                            let out = out.add(row * to.stride + j);
-                            out.write(if to.accumulate { out.read() + sum } else { sum });
-                        }
+                    let of_out =
+                        (0..rows).flat_map(|i| (0..columns).map(move |j| (i * WIDTH + j, i * to.stride + j)));
+                    if to.accumulate {
+                        of_out.clone().for_each(|(at, from)| square[at] = out.add(from).read());
                     }
+                    add(x, first, panel, square.as_mut_ptr(), WIDTH, to.accumulate);
+                    of_out.for_each(|(at, into)| out.add(into).write(square[at]));
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! The unit of depth has 32 bits: one f32, or two neighbours in bf16. The weights of 32 columns are packed once into a panel
 //! (units, 32) ([`pack`]), where all rows use them. A tile of the output, some rows by 32 columns, stays in registers while
 //! the depth goes by: vector registers ([`tile`]), or those of AMX ([`amx`]). Depth is cut at places that depend on the terms
-//! alone, so that the partition of the output among threads changes no bit.
+//! and the number of rows alone, so that the partition of the output among threads changes no bit.
 
 #![expect(unsafe_code, reason = "vector instructions on pointers, within bounds that `products` has checked")]
 
@@ -18,12 +18,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cpu::{Mat, Shared};
-use super::products::{Factor, Product, Sum, Term};
+use super::products::{Factor, PANEL, Product, Sum, Term};
 use pack::Panels;
 use tile::{Output, Run, Weights};
 
 /// Columns of a panel: two registers of f32.
-const WIDTH: usize = 32;
+const WIDTH: usize = PANEL;
 /// Lanes of a register.
 const LANES: usize = 16;
 /// The most units of depth at a time, so that a task's panels stay in the cache near the core.
@@ -144,9 +144,10 @@ impl Kernels {
     }
 
     pub(super) fn sum(self, sum: Sum<'_, f32>) {
-        let Sum { out, stride, terms, accumulate } = sum;
+        let Sum { out, terms, accumulate } = sum;
         let Some(first) = terms.first() else { return };
         let (n, o) = (first.x.rows, first.w.shape().1);
+        assert!(out.len() == n * o && terms.iter().all(|term| term.fits(n, o)), "products that do not fit");
         let prepared: Vec<_> = terms.iter().map(|term| self.prepare(term, n)).collect();
         if n == 1 && prepared.iter().all(row::takes) {
             return row::sum(out, &prepared, accumulate);
@@ -156,18 +157,20 @@ impl Kernels {
             out.fill(MaybeUninit::new(0.0));
         }
         let shared = Shared::new(out);
-        let tasks = tasks(n, o.div_ceil(WIDTH));
+        // Whole squares, where there are any.
+        let cut = if blocks.iter().any(|block| block.kind == Kind::Squares) { amx::ROWS } else { 1 };
+        let tasks = tasks(n, cut, o.div_ceil(WIDTH));
         let units = blocks.iter().map(|block| block.units).max().unwrap_or(0);
         let panels = tasks.iter().map(|task| task.panels.len()).max().unwrap_or(0);
         let room = || Vec::with_capacity(units * panels * WIDTH / LANES);
-        tasks.into_par_iter().for_each_init(room, |panels, task| {
+        tasks.into_par_iter().for_each_init(room, |room, task| {
             let column = task.panels.start * WIDTH;
-            let start = shared.at(task.rows.start * stride + column).cast();
+            let start = shared.at(task.rows.start * o + column).cast();
             for (i, block) in blocks.iter().enumerate() {
                 let accumulate = accumulate || i > 0;
-                let to = Output { start, stride, columns: o - column, scale: 1.0, accumulate };
+                let to = Output { start, stride: o, columns: o - column, scale: 1.0, accumulate };
                 // Safety: this processor has the instructions, and tasks write to places of their own.
-                unsafe { block.add(&task, o, &to, panels) }
+                unsafe { block.add(&task, o, &to, room) }
             }
         });
     }
@@ -272,8 +275,8 @@ impl Rows<'_> {
 }
 
 /// Shares the output out, twice as many tasks as threads or more. A task of many columns reads few rows of x again, and one of
-/// many rows packs few weights again, so what is longer is cut.
-fn tasks(n: usize, panels: usize) -> Vec<Task> {
+/// many rows packs few weights again, so what is longer is cut. Rows are cut at multiples of `cut`.
+fn tasks(n: usize, cut: usize, panels: usize) -> Vec<Task> {
     let wanted = 2 * rayon::current_num_threads();
     let (mut across, mut down) = (panels.div_ceil(PANELS), 1);
     if across >= wanted {
@@ -289,20 +292,24 @@ fn tasks(n: usize, panels: usize) -> Vec<Task> {
     }
     let part = |i: usize, of: usize, size: usize| i * size / of..(i + 1) * size / of;
     (0..across * down)
-        .map(|i| Task { rows: part(i / across, down, n), panels: part(i % across, across, panels) })
+        .map(|i| {
+            let rows = part(i / across, down, n.div_ceil(cut));
+            Task { rows: rows.start * cut..n.min(rows.end * cut), panels: part(i % across, across, panels) }
+        })
         .collect()
 }
 
 /// A weight in panels, for products that are made one by one.
-pub(crate) struct Packed {
+pub(crate) struct PackedFactor {
     lines: Vec<Line>,
     depth: usize,
     columns: usize,
 }
 
-impl Packed {
+impl PackedFactor {
     /// Packs `w` (K, O), on a processor with [`Kernels`].
     pub(super) fn new(_: Kernels, w: Mat<'_, f32>) -> Self {
+        assert!(w.fits() && w.is_contiguous(), "a factor that does not fit");
         let Mat { rows: depth, cols: columns, .. } = w;
         let panels = columns.div_ceil(WIDTH);
         let mut lines = Vec::with_capacity(panels * depth * WIDTH / LANES);

@@ -28,7 +28,11 @@ pub(super) fn lanes_of_32(count: usize) -> __mmask32 {
 /// 16 bf16 in the lower halves of units.
 #[inline(always)]
 pub(super) unsafe fn wide(from: *const bf16, mask: __mmask16) -> __m512i {
-    unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast())) }
+    // Of a whole register the lower half: loads of half a register take AVX-512 VL besides.
+    unsafe {
+        let lower = _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(mask), from.cast()));
+        _mm512_cvtepu16_epi32(lower)
+    }
 }
 
 /// x in bf16, on a processor that has it, with `more` rows of zeros behind.
@@ -91,7 +95,7 @@ impl Panels {
     /// Packs a piece of the depth, with zeros for columns and depth that do not exist.
     ///
     /// # Safety
-    /// The processor has AVX-512.
+    /// The processor has AVX-512, the weight fits and is contiguous along one of both, and the piece lies within the panels.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn pack(&self, piece: &Piece) {
         let in_pairs = piece.term.kind.per_unit() == 2;

@@ -55,12 +55,12 @@ pub(super) unsafe fn multiply_pairs(x: &[Run], rows: usize, weights: &Weights, t
 #[inline(always)]
 unsafe fn multiply<const PAIRS: bool>(x: &[Run], rows: usize, weights: &Weights, to: &Output) {
     let crowded = x.iter().any(|run| (run.stride * size_of::<u32>()).is_multiple_of(4096));
-    let (most, wide) = if crowded { (CROWDED_ROWS, 2) } else { (ROWS, 1) };
+    let (most, panels) = if crowded { (CROWDED_ROWS, 2) } else { (ROWS, 1) };
     let tiles = rows.div_ceil(most);
     let start = |tile: usize| tile * rows / tiles;
     for tile in 0..tiles {
         let (first, rows) = (start(tile), start(tile + 1) - start(tile));
-        for i in (0..weights.count).step_by(wide) {
+        for i in (0..weights.count).step_by(panels) {
             let tile = Tile {
                 x,
                 first,
@@ -70,7 +70,7 @@ unsafe fn multiply<const PAIRS: bool>(x: &[Run], rows: usize, weights: &Weights,
                 columns: to.columns - i * WIDTH,
                 to,
             };
-            unsafe { tile.compute::<PAIRS>(rows, wide.min(weights.count - i)) }
+            unsafe { tile.compute::<PAIRS>(rows, panels.min(weights.count - i)) }
         }
     }
 }
@@ -154,7 +154,7 @@ impl Tile<'_> {
             let Output { stride, scale, accumulate, .. } = *self.to;
             for (row, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
-                    let out = self.out.add(row * stride + v * LANES);
+                    let out = self.out.wrapping_add(row * stride + v * LANES);
                     let mask = lanes(self.columns, v * LANES);
                     let sum = _mm512_mul_ps(sum, _mm512_set1_ps(scale));
                     let sum =
