@@ -31,6 +31,8 @@ pub(super) struct Lengths {
     pub tokens: Vec<usize>,
     /// Targets of each: answers, and other tokens of the assistant's where they are trained.
     pub answers: Vec<usize>,
+    /// Bytes of all episodes in memory.
+    pub bytes: usize,
 }
 
 impl Lengths {
@@ -39,6 +41,7 @@ impl Lengths {
         Self {
             tokens: sequences.iter().map(Sequence::len).collect(),
             answers: sequences.iter().map(|s| s.targets.len() + format(s)).collect(),
+            bytes: sequences.iter().map(Sequence::bytes).sum(),
         }
     }
 
@@ -94,8 +97,7 @@ impl Setting<'_> {
 
     /// The same with the program itself and the encoded episodes.
     pub(super) fn total(&self) -> usize {
-        let tokens: usize = self.lengths.tokens.iter().sum();
-        self.memory().total() + PROGRAM + 12 * tokens
+        self.memory().total() + PROGRAM + self.lengths.bytes
     }
 }
 
@@ -165,7 +167,9 @@ fn lengths(config: &RunConfig, pipeline: &crate::tokens::Pipeline) -> Result<(Le
     let lines = read_lines(&file)?;
     let every = lines.len().div_ceil(SAMPLE);
     let sample: Vec<_> = lines.iter().step_by(every).cloned().collect();
-    Ok((Lengths::of(&encode(pipeline, &sample, &file)?, &config.loss), lines.len()))
+    let of_sample = Lengths::of(&encode(pipeline, &sample, &file)?, &config.loss);
+    let bytes = of_sample.bytes * lines.len() / sample.len().max(1);
+    Ok((Lengths { bytes, ..of_sample }, lines.len()))
 }
 
 fn describe(setting: &Setting, episodes: usize, device: &str, available: Option<u64>) -> String {

@@ -196,6 +196,19 @@ impl Sequence {
         self.input_ids.len()
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let of_target = |target: &SoftTarget| {
+            let predictive = target.predictive.as_ref().map_or(0, Vec::len);
+            size_of::<SoftTarget>() + 4 * target.token_ids.len() + 8 * (target.probs.len() + predictive)
+        };
+        size_of::<Self>()
+            + self.id.len()
+            + self.user.len()
+            + 4 * (self.input_ids.len() + self.format_positions.len())
+            + self.targets.iter().map(of_target).sum::<usize>()
+    }
+
     /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.input_ids.is_empty()
