@@ -1,6 +1,7 @@
 //! `bayesteach train`, and the training stage of `run`: everything around the loop.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -677,6 +678,20 @@ fn fingerprint_of_data(data: &Data) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Reads a part at a time: all of a large file's pages at once would be this run's peak of memory.
+fn hash(hasher: &mut blake3::Hasher, path: &Path) -> std::io::Result<()> {
+    const PART: u64 = 32 << 20;
+    let mut file = File::open(path)?;
+    let mut part = Vec::new();
+    loop {
+        part.clear();
+        if file.by_ref().take(PART).read_to_end(&mut part)? == 0 {
+            return Ok(());
+        }
+        hasher.update_rayon(&part);
+    }
+}
+
 fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     let mut paths = vec![source.dir().join("config.json")];
     if config.model()?.init == Init::Pretrained {
@@ -684,7 +699,7 @@ fn fingerprint_of_model(source: &Source, config: &RunConfig) -> Result<String> {
     }
     let mut hasher = blake3::Hasher::new();
     for path in paths {
-        hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        hash(&mut hasher, &path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

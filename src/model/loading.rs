@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::config::ModelConfig;
 use super::gguf::{GgufFile, GgufWeights};
+use super::mapped;
 use crate::ops;
 use crate::ops::rms_norm::Gain;
 use crate::ops::weight::{Storage, Weight};
@@ -247,7 +248,16 @@ impl WeightFiles {
             matches!(dtype, BF16 | F16 | F32 | F64),
             "{dir}: {name} is stored as {dtype:?}; only f32, f16 and bf16 weights are supported"
         );
-        self.files.load(name, &Device::Cpu).with_context(|| format!("cannot read {name}"))
+        let read = || -> candle_core::Result<Tensor> {
+            let tensor = self.files.load(name, &Device::Cpu)?;
+            let bytes = self.files.get(name)?.data();
+            #[expect(unsafe_code, reason = "the bytes are the file's map's")]
+            unsafe {
+                mapped::give_back(bytes);
+            }
+            Ok(tensor)
+        };
+        read().with_context(|| format!("cannot read {name}"))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod gradients;
 pub mod loading;
 pub mod lora;
+mod mapped;
 pub mod memory;
 pub mod peft;
 pub mod prefix;

@@ -20,6 +20,7 @@ use memmap2::Mmap;
 use serde_json::{Map, Value as Json};
 
 use super::config::ModelConfig;
+use super::mapped;
 use crate::ops::weight::{Storage, Weight};
 use layout::{Change, Origin};
 
@@ -309,7 +310,11 @@ impl GgufWeights {
     /// The tensor of that name below the model's root, in f32 on the CPU.
     pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let place = self.place(name, shape)?;
-        let read = || place.change.undo(&self.file.part(&place.name, place.expert)?);
+        let read = || -> Result<Tensor> {
+            let tensor = place.change.undo(&self.file.part(&place.name, place.expert)?)?;
+            give_back(self.file.part_bytes(&place.name, place.expert)?.0);
+            Ok(tensor)
+        };
         read().with_context(|| format!("{}: {}", self.file.path.display(), place.name))
     }
 
@@ -332,9 +337,21 @@ impl GgufWeights {
             _ => None,
         };
         match rows {
-            Some(rows) => Weight::of_blocks(&rows, kind, shape, dtype, device),
+            Some(rows) => {
+                let weight = Weight::of_blocks(&rows, kind, shape, dtype, device);
+                give_back(bytes);
+                weight
+            }
             None => Weight::new(&self.get(name, &[shape.0, shape.1])?, storage, dtype, device),
         }
+    }
+}
+
+/// [`mapped::give_back`] of bytes of a file's map.
+fn give_back(bytes: &[u8]) {
+    #[expect(unsafe_code, reason = "the bytes are the file's map's")]
+    unsafe {
+        mapped::give_back(bytes);
     }
 }
 
