@@ -38,9 +38,13 @@ pub(crate) trait Real: WithDType {
         sum.plain();
     }
     /// A factor in panels, where there are kernels for them.
-    fn pack(w: Mat<'_, Self>) -> Option<PackedFactor>;
-    /// A product with a factor in panels.
-    fn multiply(panels: &PackedFactor, product: Product<'_, Self>);
+    fn pack(_: Mat<'_, Self>) -> Option<PackedFactor> {
+        None
+    }
+    /// A product with what [`Real::pack`] gave.
+    fn multiply(_: &PackedFactor, _: Product<'_, Self>) {
+        unreachable!("nothing was packed");
+    }
     /// Exactly that number.
     fn of_bf16(x: bf16) -> Self;
 }
@@ -68,16 +72,6 @@ impl Real for f32 {
     #[cfg(target_arch = "x86_64")]
     fn multiply(panels: &PackedFactor, product: Product<'_, f32>) {
         panels.multiply(product);
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn pack(_: Mat<'_, f32>) -> Option<PackedFactor> {
-        None
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn multiply(panels: &PackedFactor, _: Product<'_, f32>) {
-        match *panels {}
     }
 
     // bf16 is the upper half of an f32.
@@ -142,14 +136,6 @@ impl Real for f32 {
 
 impl Real for f64 {
     const NEG_INFINITY: f64 = f64::NEG_INFINITY;
-
-    fn pack(_: Mat<'_, f64>) -> Option<PackedFactor> {
-        None
-    }
-
-    fn multiply(_: &PackedFactor, _: Product<'_, f64>) {
-        unreachable!("f64 has no panels");
-    }
 
     fn of_bf16(x: bf16) -> f64 {
         x.to_f64()

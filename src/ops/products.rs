@@ -139,18 +139,26 @@ fn unwritten<T>(out: &mut [T]) -> &mut [MaybeUninit<T>] {
 }
 
 fn run<T: Real>(out: &mut [MaybeUninit<T>], terms: &[Term<'_, T>], accumulate: bool) {
-    let Some(first) = terms.first() else { return };
-    let (n, o) = (first.x.rows, first.w.shape().1);
-    assert!(out.len() == n * o && terms.iter().all(|term| term.fits(n, o)), "products that do not fit");
-    if n > 0 && o > 0 {
-        T::sum(Sum { out, terms, accumulate });
+    if terms.is_empty() {
+        return;
+    }
+    let sum = Sum::new(out, terms, accumulate);
+    if !sum.out.is_empty() {
+        T::sum(sum);
     }
 }
 
 /// Elements of a weight in bf16 that are widened at a time.
 const WIDENED: usize = 1 << 20;
 
-impl<T: Real> Sum<'_, T> {
+impl<'a, T: Real> Sum<'a, T> {
+    /// Checks that all of it is there, which kernels rely on.
+    fn new(out: &'a mut [MaybeUninit<T>], terms: &'a [Term<'a, T>], accumulate: bool) -> Self {
+        let (n, o) = terms.first().map_or((0, 0), |term| (term.x.rows, term.w.shape().1));
+        assert!(out.len() == n * o && terms.iter().all(|term| term.fits(n, o)), "products that do not fit");
+        Self { out, terms, accumulate }
+    }
+
     /// One product after the other.
     pub(super) fn plain(self) {
         let Sum { out, terms, accumulate } = self;
@@ -292,10 +300,10 @@ mod tests {
             let what = format!("{n} × {o}, {shapes:?}");
             let exact = expected(&data, n, o, &shapes, false);
             let mut plain = vec![0.25; n * o];
-            Sum { out: unwritten(&mut plain), terms: &terms, accumulate: true }.plain();
+            Sum::new(unwritten(&mut plain), &terms, true).plain();
             check(&plain, &exact, 0.25, &format!("plain, added, {what}"));
             plain.fill(9.0);
-            Sum { out: unwritten(&mut plain), terms: &terms, accumulate: false }.plain();
+            Sum::new(unwritten(&mut plain), &terms, false).plain();
             check(&plain, &exact, 0.0, &format!("plain, {what}"));
 
             let added = || {
@@ -311,10 +319,10 @@ mod tests {
                     false => &exact,
                 };
                 let mut out = vec![9.0; n * o];
-                kernels.sum(Sum { out: unwritten(&mut out), terms: &terms, accumulate: false });
+                kernels.sum(Sum::new(unwritten(&mut out), &terms, false));
                 check(&out, expected, 0.0, &what);
                 out.fill(0.25);
-                kernels.sum(Sum { out: unwritten(&mut out), terms: &terms, accumulate: true });
+                kernels.sum(Sum::new(unwritten(&mut out), &terms, true));
                 check(&out, expected, 0.25, &format!("added, {what}"));
             }
             for threads in [1, 2, 5] {
