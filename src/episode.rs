@@ -3,13 +3,18 @@
 //! The file format is JSON Lines, format version 1 (one episode a line). Reading validates, so that
 //! everything downstream can rely on what [`Episode::validate`] promises.
 
-use std::io::{BufRead as _, Write};
+mod lines;
+
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Problems, with_nearest_key};
+pub(crate) use lines::parse_json;
+pub use lines::{Problem, for_each_line, refuse, scan, scan_in_parallel};
+
+use crate::error::Problems;
 
 /// The version written and understood.
 pub const FORMAT_VERSION: u32 = 1;
@@ -203,111 +208,20 @@ pub(crate) fn check_distribution(name: &str, probs: &[f64], options: usize, prob
 /// Names the file, the line and the problem.
 pub fn read(path: &Path) -> Result<Vec<Episode>> {
     let mut episodes = Vec::new();
-    let problems = scan(path, |_, line| {
+    let parse = |_, line: &str| {
         let episode: Episode = parse_json(line)?;
         let mut problems = Problems::default();
         problems.of(&format!("episode {:?}", episode.id), episode.problems());
         let problems = problems.into_vec();
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        if problems.is_empty() { Ok(episode) } else { Err(problems) }
+    };
+    let problems = scan_in_parallel(path, parse, |_, episode| {
         episodes.push(episode);
         Ok(())
     })?;
     refuse(path, &problems)?;
     ensure!(!episodes.is_empty(), "{}: no episodes in it", path.display());
     Ok(episodes)
-}
-
-/// What is wrong with one line of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The line, counted from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-/// Calls `f` with every non-blank line of a file and its number; what `f` finds wrong with a line, and lines that are
-/// no text, make the problems.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn scan(path: &Path, mut f: impl FnMut(usize, &str) -> Result<(), Vec<String>>) -> Result<Vec<Problem>> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut file = std::io::BufReader::new(file);
-    let start = file.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
-    if let Some(kind) = binary(start) {
-        bail!("{} is {kind}, no text: lines of JSON are wanted", path.display());
-    }
-    let mut problems = Vec::new();
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        let read = file.read_until(b'\n', &mut bytes);
-        if read.with_context(|| format!("cannot read {} at line {line}", path.display()))? == 0 {
-            break;
-        }
-        let found = match std::str::from_utf8(&bytes) {
-            Ok(text) if text.trim().is_empty() => Ok(()),
-            Ok(text) => f(line, text.trim_end_matches(['\n', '\r'])),
-            Err(e) => Err(vec![format!("not UTF-8 text from its byte {} on", e.valid_up_to())]),
-        };
-        let found = found.err().unwrap_or_default();
-        problems.extend(found.into_iter().map(|message| Problem { line, message }));
-    }
-    Ok(problems)
-}
-
-/// What a file that is no text seems to be, by its beginning.
-fn binary(start: &[u8]) -> Option<&'static str> {
-    // The length of a header of JSON, and the header.
-    let is_safetensors = start.get(3..9).is_some_and(|bytes| bytes == b"\0\0\0\0\0{");
-    Some(match start {
-        [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
-        _ if is_safetensors => "a safetensors file",
-        [0x1f, 0x8b, ..] => "a compressed file (gzip)",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "a compressed file (zstd)",
-        [b'P', b'K', 3, 4, ..] => "a zip archive",
-        [b'P', b'A', b'R', b'1', ..] => "a Parquet file",
-        // One within good lines is a problem of its line.
-        _ if start.iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == 0) => "a binary file",
-        _ => return None,
-    })
-}
-
-/// Calls `f` with every non-blank line of a file; an error of `f` gets file and line number.
-///
-/// # Errors
-/// If the file cannot be read, or `f` fails.
-pub fn for_each_line(path: &Path, mut f: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    let problems = scan(path, |_, line| f(line).map_err(|error| vec![format!("{error:#}")]))?;
-    refuse(path, &problems)
-}
-
-/// The first problem as an error, with how many more there are.
-///
-/// # Errors
-/// If there is any.
-pub fn refuse(path: &Path, problems: &[Problem]) -> Result<()> {
-    let Some(first) = problems.first() else { return Ok(()) };
-    let more = match problems.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more; `bayesteach validate` lists the problems of episode files)"),
-    };
-    bail!("{}, line {}: {}{more}", path.display(), first.line, first.message)
-}
-
-/// JSON of one line, or what is wrong with it.
-pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, Vec<String>> {
-    // The line is told already, and is not serde's first one.
-    serde_json::from_str(line).map_err(|e| {
-        let text = e.to_string();
-        let place = format!(" at line {} column {}", e.line(), e.column());
-        let text =
-            text.strip_suffix(&place).map_or(text.clone(), |t| format!("{t} at column {}", e.column()));
-        vec![with_nearest_key(&text).replace('\n', "; ")]
-    })
 }
 
 /// Writes one episode as a line.

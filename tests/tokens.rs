@@ -620,6 +620,44 @@ fn files_may_mix_episodes_and_tokenised_lines() {
 }
 
 #[test]
+fn a_file_is_encoded_as_its_lines_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("episodes.jsonl");
+    let line = |id: &str, text: &str| {
+        let messages = vec![user(text), answer("{}", &["A", "B"], 0)];
+        serde_json::to_string(&Episode { id: id.into(), ..episode(messages) }).unwrap()
+    };
+    let write = |lines: &[String]| std::fs::write(&path, lines.join("\n")).unwrap();
+    let long = "word ".repeat(100);
+    let tokenised = r#"{"format_version": 1, "input_ids": [1, 87], "targets": [{"position": 1, "token_ids": [7], "probs": [1.0]}]}"#;
+    let lines = [line("a", "U"), line("long", &long), tokenised.to_owned(), line("b", "V")];
+    let short = TokensConfig { max_length: Some(80), ..TokensConfig::default() };
+    let lenient = TokensConfig { on_too_long: Policy::Drop, ..short.clone() };
+    let (strict, lenient) = (load("qwen2", &short).unwrap(), load("qwen2", &lenient).unwrap());
+    write(&lines);
+    let set = lenient.encode_file(&path).unwrap();
+    assert_eq!(set, lenient.encode_all(&read_lines(&path).unwrap()).unwrap());
+    assert_eq!(set.sequences.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["a", "tokenised-3", "b"]);
+    assert_eq!(set.dropped.too_long, ["long"]);
+
+    let refused = |lines: &[String], fragments: &[&str]| {
+        write(lines);
+        let error = error_of(strict.encode_file(&path));
+        assert_says(&error, &["episodes.jsonl"]);
+        assert_says(&error, fragments);
+    };
+    refused(&lines, &["\"long\"", "more than 80"]);
+    // What is wrong with a line comes first, even where it stands behind an episode that is too long.
+    let with = |line: &str| [lines.as_slice(), &[line.to_owned()]].concat();
+    refused(&with("nonsense"), &["line 5"]);
+    refused(&with(&lines[0]), &["line 5", "the id \"a\" is that of line 1 too"]);
+    refused(&[], &["no episodes"]);
+    write(&lines[1..2]);
+    assert_says(&error_of(lenient.encode_file(&path)), &["episodes.jsonl", "nothing is left of 1 episodes"]);
+    assert_says(&error_of(strict.encode_file(&folder.path().join("absent"))), &["cannot open"]);
+}
+
+#[test]
 fn a_batch_mixes_answers_of_2_and_10_options() {
     let pipeline = pipeline("qwen2");
     let digits = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context as _, Result};
 
@@ -17,7 +18,7 @@ use crate::files;
 use crate::hub::Files;
 use crate::metrics::{EvalFile, Model, PredictedEpisode, Prediction};
 use crate::model::decoder::Decoder;
-use crate::tokens::{EncodedSet, Line, Pipeline, Sequence, TokensConfig, read_lines};
+use crate::tokens::{EncodedSet, Line, Pipeline, Sequence, TokensConfig, fingerprint, read_lines};
 use crate::world::World;
 
 /// Tokens that go through the model at a time while measuring.
@@ -227,10 +228,9 @@ impl TestSet {
         let mut hasher = blake3::Hasher::new();
         for line in &self.lines {
             match line {
-                Line::Episode(episode) => hasher.update(&serde_json::to_vec(episode)?),
-                Line::Tokenised(sequence) => hasher.update(format!("{sequence:?}").as_bytes()),
+                Line::Episode(episode) => hasher.update(&serde_json::to_vec(episode)?).update(b"\n"),
+                Line::Tokenised(sequence) => hasher.update(fingerprint(slice::from_ref(sequence)).as_bytes()),
             };
-            hasher.update(b"\n");
         }
         Ok(hasher.finalize().to_hex().to_string())
     }

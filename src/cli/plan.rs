@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 
 use super::model::Source;
-use super::train::{encode, episode_files};
+use super::train::{encode_file, episode_files};
 use super::{Context, Done, print, program};
 use crate::config::RunConfig;
 use crate::device;
@@ -17,11 +17,9 @@ use crate::model::memory::{self, Memory, Work};
 use crate::ops::weight::Storage;
 use crate::ops::{self, attention};
 use crate::teacher;
-use crate::tokens::{Sampler, Sequence, micro_batches, read_lines};
+use crate::tokens::{Pipeline, Sampler, Sequence, micro_batches};
 use crate::train::config::{Checkpointing, LossConfig};
 
-/// Episodes that are encoded to know how long they are.
-const SAMPLE: usize = 1000;
 /// Steps whose micro-batches are looked at.
 const STEPS: usize = 50;
 
@@ -113,7 +111,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
     let format_trains = config.loss.format_weight > 0.0;
     let pipeline =
         source.pipeline_behind(config.prefix_len(), &config.tokens)?.with_format_training(format_trains);
-    let (lengths, episodes) = lengths(&config, &pipeline)?;
+    let lengths = lengths(&config, &pipeline)?;
     let setting = Setting {
         config: &config,
         source: &source,
@@ -128,7 +126,7 @@ pub(super) fn command(config: &Path, set: &[String], context: &Context) -> Resul
         Checkpointing::Auto if !fits(&setting, available) => Setting { keep: Keep::BlockInputs, ..setting },
         _ => setting,
     };
-    print(&describe(&setting, episodes, &device::name(&device), available));
+    print(&describe(&setting, &device::name(&device), available));
     Ok(Done::Finished)
 }
 
@@ -153,8 +151,8 @@ pub(super) fn advice(setting: &Setting, available: Option<u64>) -> String {
     )
 }
 
-/// A sample of the training episodes as tokens, and how many there are.
-fn lengths(config: &RunConfig, pipeline: &crate::tokens::Pipeline) -> Result<(Lengths, usize)> {
+/// The training episodes as tokens.
+fn lengths(config: &RunConfig, pipeline: &Pipeline) -> Result<Lengths> {
     let drawn;
     let file = match &config.data {
         Some(_) => episode_files(config).0,
@@ -164,21 +162,16 @@ fn lengths(config: &RunConfig, pipeline: &crate::tokens::Pipeline) -> Result<(Le
             drawn.path().join(teacher::Part::Train.file_name())
         }
     };
-    let lines = read_lines(&file)?;
-    let every = lines.len().div_ceil(SAMPLE);
-    let sample: Vec<_> = lines.iter().step_by(every).cloned().collect();
-    let of_sample = Lengths::of(&encode(pipeline, &sample, &file)?, &config.loss);
-    let bytes = of_sample.bytes * lines.len() / sample.len().max(1);
-    Ok((Lengths { bytes, ..of_sample }, lines.len()))
+    Ok(Lengths::of(&encode_file(pipeline, &file)?, &config.loss))
 }
 
-fn describe(setting: &Setting, episodes: usize, device: &str, available: Option<u64>) -> String {
+fn describe(setting: &Setting, device: &str, available: Option<u64>) -> String {
     let Setting { config, source, lengths, .. } = setting;
     let model = &source.config;
     let memory = setting.memory();
-    let count = lengths.tokens.len().max(1);
-    let mean = lengths.tokens.iter().sum::<usize>() as f64 / count as f64;
-    let answers = lengths.answers.iter().sum::<usize>() as f64 / count as f64;
+    let episodes = lengths.tokens.len();
+    let mean = lengths.tokens.iter().sum::<usize>() as f64 / episodes as f64;
+    let answers = lengths.answers.iter().sum::<usize>() as f64 / episodes as f64;
     let steps = config.train.total_steps(episodes.div_ceil(config.train.batch_size));
     let trained = config.adapter_parameters(model).unwrap_or_else(|| model.parameter_count());
     let (micro, _) = setting.lengths.largest(config);

@@ -15,7 +15,7 @@ use crate::error::usage;
 use crate::files;
 use crate::metrics::{EVAL_FILE, EvalFile, Measures, Model, PREDICTIONS_FILE, PredictedEpisode};
 use crate::model::gradients::Trainable;
-use crate::tokens::{Line, read_lines};
+use crate::tokens::{Line, Sequence, fingerprint, read_lines};
 use crate::train::checkpoint;
 use crate::train::trainer::Outcome;
 
@@ -121,7 +121,7 @@ struct Base {
 
 /// The episodes that training never sees: the test file's, or the validation file's where there are none.
 fn test_set(job: &Job, asked: BTreeSet<String>) -> Result<(TestSet, Depth)> {
-    let (train, validation, test) = train::episode_files(&job.config);
+    let (_, validation, test) = train::episode_files(&job.config);
     let has_lines = |file: &PathBuf| train::file_has_lines(file).unwrap_or(true);
     let Some(file) = test.filter(has_lines).or(validation).filter(has_lines) else {
         return Err(usage(
@@ -130,7 +130,7 @@ fn test_set(job: &Job, asked: BTreeSet<String>) -> Result<(TestSet, Depth)> {
     };
     let lines = job.config.eval.choose(read_lines(&file)?);
     if job.config.data.is_some() {
-        tell_overlap(&read_lines(&train)?, &lines);
+        tell_overlap(job.trained_on(), &lines);
     }
     let mut depth = Depth::of_run(&job.config, &file, asked)?;
     depth.prepare(&lines)?;
@@ -138,13 +138,10 @@ fn test_set(job: &Job, asked: BTreeSet<String>) -> Result<(TestSet, Depth)> {
 }
 
 /// Says how many episodes to measure on are of users that were trained on. A teacher's own split is checked anyway.
-fn tell_overlap(train: &[Line], test: &[Line]) {
-    let who = |line: &Line| match line {
-        Line::Episode(episode) if !episode.user.is_empty() => episode.user.clone(),
-        _ => line.id().to_string(),
-    };
-    let trained: HashSet<String> = train.iter().map(who).collect();
-    let shared = test.iter().filter(|line| trained.contains(&who(line))).count();
+fn tell_overlap(train: &[Sequence], test: &[Line]) {
+    let who = |user: &str, id: &str| if user.is_empty() { id.to_owned() } else { user.to_owned() };
+    let trained: HashSet<String> = train.iter().map(|s| who(&s.user, &s.id)).collect();
+    let shared = test.iter().filter(|line| trained.contains(&who(line.user(), line.id()))).count();
     if shared > 0 {
         warn(&format!(
             "warning: {shared} of {} episodes to measure on are of users that are trained on",
@@ -157,7 +154,7 @@ fn tell_overlap(train: &[Line], test: &[Line]) {
 fn inputs(job: &Job, (test, depth): &(TestSet, Depth)) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(job.fingerprints.model.as_bytes());
-    hasher.update(format!("{:?}", test.sequences).as_bytes());
+    hasher.update(fingerprint(&test.sequences).as_bytes());
     hasher.update(&job.config.eval.examples.to_le_bytes());
     hasher.update(depth.fingerprint().as_bytes());
     hasher.finalize().to_hex().to_string()

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
+use super::eval::TestSet;
 use super::model::{Source, adapter_folder, run_folder, run_of};
 use super::output::manner;
 use super::plan::{self, Lengths, Setting};
@@ -27,7 +28,7 @@ use crate::model::gradients::Trainable;
 use crate::model::peft;
 use crate::ops;
 use crate::ops::weight::Storage;
-use crate::tokens::{Line, Pipeline, Sequence, read_lines};
+use crate::tokens::{Pipeline, Sequence, fingerprint, read_lines};
 use crate::train::checkpoint::{self, Trained};
 use crate::train::config::{Checkpointing, ScheduleKind};
 use crate::train::trainer::{self, Data, Event, Outcome, Settings, Start};
@@ -239,7 +240,7 @@ impl Job {
         let data = load_data(&config, &pipeline)?;
         let (config, device, dtype) = settle(config, stored.as_ref(), &data, &source)?;
         let mut fingerprints = Fingerprints {
-            data: fingerprint_of_data(&data)?,
+            data: fingerprint_of_data(&data),
             model: fingerprint_of_model(&source, &config)?,
             config: blake3::hash(config.to_toml()?.as_bytes()).to_hex().to_string(),
             init_adapter: None,
@@ -346,6 +347,11 @@ impl Job {
         self.config.run_dir().join(self.what())
     }
 
+    /// The training episodes.
+    pub(super) fn trained_on(&self) -> &[Sequence] {
+        &self.data.train
+    }
+
     /// What is trained, in a word.
     pub(super) fn what(&self) -> &'static str {
         match self.config.train.weights {
@@ -430,9 +436,9 @@ pub(super) fn train_file_of(adapter: &Path) -> Result<Option<PathBuf>> {
     Ok([episode_files(&run).0, beside].into_iter().find(|file| file.is_file()))
 }
 
-/// Encodes episodes, and says how many were dropped.
-pub(super) fn encode(pipeline: &Pipeline, lines: &[Line], file: &Path) -> Result<Vec<Sequence>> {
-    let encoded = pipeline.encode_all(lines).with_context(|| file.display().to_string())?;
+/// Encodes the episodes of a file, and says how many were dropped.
+pub(super) fn encode_file(pipeline: &Pipeline, file: &Path) -> Result<Vec<Sequence>> {
+    let encoded = pipeline.encode_file(file)?;
     eval::tell_dropped(&encoded);
     Ok(encoded.sequences)
 }
@@ -445,15 +451,11 @@ fn load_data(config: &RunConfig, pipeline: &Pipeline) -> Result<Data> {
     let validation = match validation {
         Some(file) if file_has_lines(&file)? => {
             let lines = config.eval.choose(read_lines(&file)?);
-            encode(pipeline, &lines, &file)?
+            TestSet::encode(pipeline, lines, &file)?.sequences
         }
         _ => Vec::new(),
     };
-    let train_sequences = encode(pipeline, &read_lines(&train)?, &train)?;
-    if train_sequences.is_empty() {
-        return Err(anyhow!("{}: no episode is left to train on", train.display()));
-    }
-    Ok(Data { train: train_sequences, validation })
+    Ok(Data { train: encode_file(pipeline, &train)?, validation })
 }
 
 /// A split of fraction 0 leaves an empty file.
@@ -667,15 +669,9 @@ fn starting_point(run_dir: &Path, source: &Source, options: &Options) -> Result<
     }
 }
 
-fn fingerprint_of_data(data: &Data) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    for part in [&data.train, &data.validation] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        for sequence in part {
-            hasher.update(format!("{sequence:?}").as_bytes());
-        }
-    }
-    Ok(hasher.finalize().to_hex().to_string())
+fn fingerprint_of_data(data: &Data) -> String {
+    let parts = [&data.train, &data.validation].map(|part| fingerprint(part));
+    blake3::hash(parts.map(|part| *part.as_bytes()).as_flattened()).to_hex().to_string()
 }
 
 /// Reads a part at a time: all of a large file's pages at once would be this run's peak of memory.

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use super::line::Line;
 use super::pipeline::{EncodedEpisode, Pipeline};
-use super::sequence::{Line, Sequence, SoftTarget};
+use super::sequence::{Sequence, SoftTarget};
 use super::tokenizer::{Bos, Tokenizer};
 
 const WIDTH: usize = 100;

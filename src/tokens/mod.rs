@@ -8,10 +8,12 @@
 
 mod batch;
 mod config;
+mod fingerprint;
 pub mod gguf;
 mod inspect;
 mod jinja;
 mod label;
+mod line;
 mod per_turn;
 mod pipeline;
 mod render;
@@ -22,10 +24,12 @@ mod tokenizer;
 
 pub use batch::{Batch, TargetKind};
 pub use config::{Policy, TemplateChoice, TokensConfig};
+pub use fingerprint::fingerprint;
 pub use inspect::inspect;
+pub use line::{CheckedFile, Line, check_lines, read_lines};
 pub use pipeline::{Dropped, EncodedEpisode, EncodedSet, ModelLimits, Pipeline};
 pub use render::{Rendered, Renderer, Turn, Variant};
 pub use sampler::{Sampler, micro_batches};
-pub use sequence::{AnswerInfo, CheckedFile, Line, Sequence, SoftTarget, check_lines, read_lines};
+pub use sequence::{AnswerInfo, Sequence, SoftTarget};
 pub use template::{ChatTemplate, SpecialTokens};
 pub use tokenizer::{Bos, Encoded, Tokenizer};

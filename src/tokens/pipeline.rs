@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use super::label::LabelFinder;
+use super::line::{Line, for_each_line};
 use super::render::{Rendered, Renderer, Variant};
-use super::sequence::{AnswerInfo, Line, Sequence, SoftTarget};
+use super::sequence::{AnswerInfo, Sequence, SoftTarget};
 use super::template::{ChatTemplate, NamedToken, named_tokens, read_tokenizer_config};
 use super::tokenizer::{Bos, Encoded, Tokenizer};
 use super::{Policy, TemplateChoice, TokensConfig};
-use crate::episode::{Episode, Role};
+use crate::episode::{self, Episode, Role};
 use crate::error::usage;
 
 /// What the model says about the sequences it takes.
@@ -160,24 +162,58 @@ impl Pipeline {
     pub fn encode_all(&self, lines: &[Line]) -> Result<EncodedSet> {
         let encoded: Vec<Result<Sequence>> = lines.par_iter().map(|line| self.encode_line(line)).collect();
         let mut set = EncodedSet::default();
-        for (line, result) in lines.iter().zip(encoded) {
-            match result {
-                Ok(sequence) => set.sequences.push(sequence),
-                Err(error) => match error.downcast_ref::<Unusable>().map(|unusable| unusable.too_long) {
-                    Some(true) if self.on_too_long == Policy::Drop => {
-                        set.dropped.too_long.push(line.id().to_owned())
-                    }
-                    Some(false) if self.on_untrainable == Policy::Drop => {
-                        set.dropped.untrainable.push(line.id().to_owned());
-                    }
-                    _ => return Err(error),
-                },
-            }
+        for (line, encoded) in lines.iter().zip(encoded) {
+            self.put(&mut set, line.id(), encoded)?;
         }
+        self.check_any(set)
+    }
+
+    /// Reads an episode file and encodes its lines as they are read, so that the dialogues never are in memory all at once.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a line is wrong; else as [`encode_all`](Self::encode_all). Names the file.
+    pub fn encode_file(&self, path: &Path) -> Result<EncodedSet> {
+        let mut set = Ok(EncodedSet::default());
+        let failed = AtomicBool::new(false);
+        // What comes behind an unusable episode is still read: a wrong line comes first.
+        let encode = |line: Line| (!failed.load(Ordering::Relaxed)).then(|| self.encode_line(&line));
+        let problems = for_each_line(path, encode, |_, id, encoded| {
+            if let (Ok(into), Some(encoded)) = (&mut set, encoded)
+                && let Err(error) = self.put(into, id, encoded)
+            {
+                failed.store(true, Ordering::Relaxed);
+                set = Err(error);
+            }
+        })?;
+        episode::refuse(path, &problems)?;
+        set.and_then(|set| self.check_any(set)).with_context(|| path.display().to_string())
+    }
+
+    /// Puts an encoded line into a set, or among what was dropped where the settings say so.
+    fn put(&self, set: &mut EncodedSet, id: &str, encoded: Result<Sequence>) -> Result<()> {
+        let error = match encoded {
+            Ok(sequence) => {
+                set.sequences.push(sequence);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.downcast_ref::<Unusable>().map(|unusable| unusable.too_long) {
+            Some(true) if self.on_too_long == Policy::Drop => set.dropped.too_long.push(id.to_owned()),
+            Some(false) if self.on_untrainable == Policy::Drop => {
+                set.dropped.untrainable.push(id.to_owned());
+            }
+            _ => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Refuses a set that everything was dropped of.
+    fn check_any(&self, set: EncodedSet) -> Result<EncodedSet> {
         ensure!(
             !set.sequences.is_empty(),
             "nothing is left of {} episodes: {} are longer than {} tokens and {} cannot be trained on",
-            lines.len(),
+            set.dropped.len(),
             set.dropped.too_long.len(),
             self.max_length,
             set.dropped.untrainable.len()

@@ -1,14 +1,8 @@
 //! A sequence: token ids with soft targets.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::path::Path;
+use anyhow::Result;
 
-use anyhow::{Result, ensure};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
-use crate::episode::{self, Episode, FORMAT_VERSION, Problem, check_distribution};
+use crate::episode::check_distribution;
 use crate::error::Problems;
 
 /// One episode as the model sees it.
@@ -57,139 +51,6 @@ pub struct AnswerInfo {
     pub observations: usize,
 }
 
-/// One line of an episode file.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Line {
-    /// A dialogue, which is still to be encoded.
-    Episode(Episode),
-    /// A sequence that was tokenised elsewhere.
-    Tokenised(Sequence),
-}
-
-impl Line {
-    /// The episode's id, or the one given to a tokenised line.
-    pub fn id(&self) -> &str {
-        match self {
-            Self::Episode(episode) => &episode.id,
-            Self::Tokenised(sequence) => &sequence.id,
-        }
-    }
-}
-
-/// What a file holds.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CheckedFile {
-    /// The lines that are in order, with their numbers.
-    pub lines: Vec<(usize, Line)>,
-    /// What is wrong with the others, in the order of the lines.
-    pub problems: Vec<Problem>,
-}
-
-/// Reads a file of episodes, of tokenised sequences, or of both, and finds all that is wrong with its lines.
-///
-/// # Errors
-/// If the file cannot be read, or there is nothing in it.
-pub fn check_lines(path: &Path) -> Result<CheckedFile> {
-    let mut lines: Vec<(usize, Line)> = Vec::new();
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut any = false;
-    let problems = episode::scan(path, |number, text| {
-        any = true;
-        let line = parse_line(text, number)?;
-        match seen.entry(line.id().to_owned()) {
-            Entry::Occupied(other) => {
-                return Err(vec![format!("the id {:?} is that of line {} too", other.key(), other.get())]);
-            }
-            Entry::Vacant(place) => place.insert(number),
-        };
-        lines.push((number, line));
-        Ok(())
-    })?;
-    ensure!(any || !problems.is_empty(), "{}: no episodes in it", path.display());
-    Ok(CheckedFile { lines, problems })
-}
-
-/// Reads and validates a file of episodes, of tokenised sequences, or of both.
-///
-/// # Errors
-/// Names the file, the line and the problem.
-pub fn read_lines(path: &Path) -> Result<Vec<Line>> {
-    let checked = check_lines(path)?;
-    episode::refuse(path, &checked.problems)?;
-    Ok(checked.lines.into_iter().map(|(_, line)| line).collect())
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    input_ids: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenisedLine {
-    format_version: u32,
-    id: Option<String>,
-    #[serde(default)]
-    user: String,
-    input_ids: Vec<u32>,
-    targets: Vec<TokenisedTarget>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenisedTarget {
-    position: u32,
-    token_ids: Vec<u32>,
-    probs: Vec<f64>,
-    #[serde(default = "one")]
-    weight: f32,
-}
-
-fn one() -> f32 {
-    1.0
-}
-
-/// One line, or all that is wrong with it; `number` names a tokenised sequence that has no id.
-fn parse_line(text: &str, number: usize) -> Result<Line, Vec<String>> {
-    let tokenised = text.contains("\"input_ids\"") && episode::parse_json::<Kind>(text)?.input_ids.is_some();
-    if !tokenised {
-        let episode: Episode = episode::parse_json(text)?;
-        let found = named(&format!("episode {:?}", episode.id), episode.problems());
-        return if found.is_empty() { Ok(Line::Episode(episode)) } else { Err(found) };
-    }
-    let line: TokenisedLine = episode::parse_json(text)?;
-    let mut problems = Problems::default();
-    problems.unless(line.format_version == FORMAT_VERSION, || {
-        format!("format_version is {}, this program reads {FORMAT_VERSION}", line.format_version)
-    });
-    let mut targets: Vec<SoftTarget> = line
-        .targets
-        .into_iter()
-        .map(|t| SoftTarget {
-            position: t.position,
-            token_ids: t.token_ids,
-            probs: t.probs,
-            predictive: None,
-            weight: t.weight,
-            answer: None,
-            belief: None,
-        })
-        .collect();
-    targets.sort_by_key(|t| t.position);
-    let id = line.id.unwrap_or_else(|| format!("tokenised-{number}"));
-    let (user, input_ids) = (line.user, line.input_ids);
-    let sequence = Sequence { id, user, input_ids, targets, format_positions: Vec::new() };
-    sequence.find_problems(None, &mut problems);
-    let found = named(&format!("sequence {:?}", sequence.id), problems);
-    if found.is_empty() { Ok(Line::Tokenised(sequence)) } else { Err(found) }
-}
-
-fn named(what: &str, problems: Problems) -> Vec<String> {
-    let mut all = Problems::default();
-    all.of(what, problems);
-    all.into_vec()
-}
-
 impl Sequence {
     /// The number of tokens.
     pub fn len(&self) -> usize {
@@ -224,7 +85,7 @@ impl Sequence {
         problems.into_result()
     }
 
-    fn find_problems(&self, vocab_size: Option<usize>, problems: &mut Problems) {
+    pub(super) fn find_problems(&self, vocab_size: Option<usize>, problems: &mut Problems) {
         problems.unless(!self.input_ids.is_empty(), || "input_ids is empty".into());
         problems.unless(!self.targets.is_empty() || !self.format_positions.is_empty(), || {
             "targets is empty: there is nothing to train on".into()
