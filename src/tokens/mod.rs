@@ -15,6 +15,7 @@ mod jinja;
 mod label;
 mod line;
 mod per_turn;
+mod pieces;
 mod pipeline;
 mod render;
 mod sampler;

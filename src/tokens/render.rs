@@ -114,18 +114,19 @@ impl Renderer {
     }
 
     /// Checks that the text begins with the prompt for an assistant's turn, and the content follows it. What the
-    /// probes have settled for the template is checked for the dialogue at the first, the last and a few turns
-    /// between, since rendering every prompt would take time that grows with the square of the turns.
+    /// probes have settled for the template is checked for the dialogue at the first turn, the last and one between,
+    /// which is another one from dialogue to dialogue: rendering every prompt would take time that grows with the square of
+    /// the turns.
     fn check_prompts(
         &self,
         values: &[Value],
         text: &str,
         found: &[(usize, Range<usize>, Trim)],
     ) -> Result<()> {
-        let step = found.len().div_ceil(MOST_CHECKS).max(1);
         let last = found.len().saturating_sub(1);
-        for (_, (index, content, _)) in found.iter().enumerate().filter(|(i, _)| i % step == 0 || *i == last)
-        {
+        let between = text.len() % found.len().max(1);
+        let checked = |i: &usize| [0, between, last].contains(i);
+        for (_, (index, content, _)) in found.iter().enumerate().filter(|(i, _)| checked(i)) {
             let prompt = self.template.render_values(&values[..*index], true)?;
             ensure!(
                 text.starts_with(&prompt),
@@ -202,9 +203,6 @@ impl Renderer {
         Ok(true)
     }
 }
-
-/// How many prompts of a dialogue are checked, about.
-const MOST_CHECKS: usize = 6;
 
 fn assistant_messages(messages: &[Message]) -> impl Iterator<Item = (usize, &Message)> {
     messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant)

@@ -2,15 +2,19 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
+use super::pieces::Pieces;
 use super::template::{SpecialTokens, read_tokenizer_config, special_tokens};
 
 /// The tokenizer of a model's folder.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where texts can be encoded piece by piece.
+    pieces: Option<Arc<Pieces>>,
     /// What the model expects before a text that does not begin with it.
     bos: Option<u32>,
     special_tokens: SpecialTokens,
@@ -66,7 +70,8 @@ impl Tokenizer {
         let cuts = cutting_tokens(&inner);
         let mut added: Vec<u32> = inner.get_added_tokens_decoder().into_keys().collect();
         added.sort_unstable();
-        Ok(Self { inner, bos, special_tokens, cuts, added })
+        let pieces = Pieces::new(&inner).map(Arc::new);
+        Ok(Self { inner, pieces, bos, special_tokens, cuts, added })
     }
 
     /// Encodes a text as it is: special tokens written in it count as such, none is added.
@@ -74,6 +79,13 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer fails, as one without an unknown token may.
     pub fn encode(&self, text: &str) -> Result<Encoded> {
+        match &self.pieces {
+            Some(pieces) => pieces.encode(text, |text| self.encode_whole(text)),
+            None => self.encode_whole(text),
+        }
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<Encoded> {
         let encoding =
             self.inner.encode(text, false).map_err(|error| anyhow!("cannot encode the text: {error}"))?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
