@@ -355,6 +355,46 @@ fn a_template_may_repeat_and_trim_a_content() {
 }
 
 #[test]
+fn what_other_dialogues_said_changes_nothing() {
+    // Writes turns by what is said in them; a question with `forget` makes it leave out what was said before.
+    let source = "{% set ns = namespace(all=true) %}\
+                  {% for m in messages %}{% if 'forget' in m.content %}{% set ns.all = loop.last %}{% endif %}{% endfor %}\
+                  {% for m in messages if ns.all or loop.index0 > 1 %}<|im_start|>{{ m.role }}\n\
+                  {% if m.role == 'user' and '?' in m.content %}(asks) {{ m.content | upper }}\
+                  {% else %}{{ m.content | trim }}{% endif %}<|im_end|>\n{% endfor %}\
+                  {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let template = ChatTemplate::new(source, &SpecialTokens::new(), DATE).unwrap();
+    let renderer = || Renderer::new(template.clone(), true).unwrap();
+    let said = |first: &str, second: &str| {
+        vec![user(first), answer("say {}", &["A", "B"], 1), user(second), answer(" {}", &["1", "2"], 0)]
+    };
+    let dialogues = [
+        said("U", "V"),
+        said(" U ", "V\n"),
+        said("U?", "V"),
+        said("U", "say B?"),
+        said("\u{e000}1\u{e000}", "V"),
+    ];
+    let warm = renderer();
+    for dialogue in dialogues.iter().chain(dialogues.iter().rev()) {
+        let rendered = warm.render(dialogue).unwrap();
+        assert_eq!(rendered, renderer().render(dialogue).unwrap());
+        let labels: Vec<&str> =
+            rendered.turns.iter().map(|turn| &rendered.text[turn.label.clone().unwrap()]).collect();
+        assert_eq!(labels, ["B", "1"]);
+        for turn in &rendered.turns {
+            let messages: Vec<(Role, &str)> =
+                dialogue[..turn.message].iter().map(|m| (m.role, m.content.as_str())).collect();
+            assert!(rendered.text[..turn.content.start].starts_with(&warm.prompt(&messages).unwrap()));
+        }
+    }
+    // The last prompt has the question at its end, so all stands in it; the text as a whole leaves the beginning out.
+    let message = error_of(warm.render(&said("U", "forget")));
+    assert_eq!(message, error_of(renderer().render(&said("U", "forget"))));
+    assert_says(&message, &["chat template"]);
+}
+
+#[test]
 fn exactly_one_bos() {
     for (family, expected) in [("gemma", "<bos>"), ("llama2", "<s>"), ("llama3", "<|begin_of_text|>")] {
         let pipeline = pipeline(family);

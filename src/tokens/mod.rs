@@ -20,6 +20,7 @@ mod pipeline;
 mod render;
 mod sampler;
 mod sequence;
+mod skeleton;
 mod template;
 mod tokenizer;
 

@@ -1,11 +1,14 @@
 //! A dialogue as one text, and where every assistant's message stands in it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use minijinja::Value;
+use quick_cache::sync::Cache;
 
 use super::per_turn::{self, Trim, quoted};
+use super::skeleton::{Contents, Skeleton, assistant_messages};
 use super::template::{ChatTemplate, message};
 use crate::episode::{Message, Role};
 
@@ -35,7 +38,12 @@ impl Variant {
 pub struct Renderer {
     template: ChatTemplate,
     variant: Variant,
+    /// By the roles of a dialogue's messages.
+    skeletons: Arc<Cache<Vec<Role>, Option<Arc<Skeleton>>>>,
 }
+
+/// Dialogues of so many kinds are remembered.
+const SKELETONS: usize = 256;
 
 /// A rendered dialogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +71,12 @@ impl Renderer {
     /// # Errors
     /// If the template fails on a plain dialogue, cannot be kept per turn, or is refused.
     pub fn new(template: ChatTemplate, strict: bool) -> Result<Self> {
+        let with = |template, variant| {
+            let skeletons = Arc::new(Cache::new(SKELETONS));
+            Self { template, variant, skeletons }
+        };
         if keeps_earlier_turns(&template)? {
-            return Ok(Self { template, variant: Variant::Native });
+            return Ok(with(template, Variant::Native));
         }
         ensure!(
             !strict,
@@ -73,7 +85,7 @@ impl Renderer {
              turn"
         );
         let template = template.with_source(&per_turn::synthesise(&template)?)?;
-        Ok(Self { template, variant: Variant::PerTurn })
+        Ok(with(template, Variant::PerTurn))
     }
 
     /// How dialogues are rendered.
@@ -101,32 +113,63 @@ impl Renderer {
     pub fn render(&self, messages: &[Message]) -> Result<Rendered> {
         let values: Vec<Value> = messages.iter().map(|m| message(m.role, &m.content)).collect();
         let text = self.template.render_values(&values, false)?;
-        let found = self.locate(messages, &values, &text)?;
-        self.check_prompts(&values, &text, &found)?;
-
-        let mut turns = Vec::with_capacity(found.len());
-        for (index, content, trim) in found {
-            let label = label_range(&messages[index], &content, trim)
+        let skeleton = self.skeleton(messages);
+        let contents = match skeleton.and_then(|skeleton| skeleton.fill(messages, &text)) {
+            Some(contents) if contents.places.len() == assistant_messages(messages).count() => {
+                // The skeleton's prompts are right. That of the last turn has most of what the dialogue says in it.
+                self.check_prompts(&values, &text, contents.places.last())?;
+                contents
+            }
+            _ => self.locate(messages, &values, &text)?,
+        };
+        let mut turns = Vec::with_capacity(contents.places.len());
+        for (index, content) in contents.places {
+            let label = label_range(&messages[index], &content, contents.trim)
                 .with_context(|| format!("the chat template trims the label off message {index}"))?;
             turns.push(Turn { message: index, content, label });
         }
         Ok(Rendered { text, turns })
     }
 
-    /// Checks that the text begins with the prompt for an assistant's turn, and the content follows it. What the
-    /// probes have settled for the template is checked for the dialogue at the first turn, the last and one between,
-    /// which is another one from dialogue to dialogue: rendering every prompt would take time that grows with the square of
-    /// the turns.
-    fn check_prompts(
+    /// That of the dialogue's roles, where one serves all such dialogues.
+    fn skeleton(&self, messages: &[Message]) -> Option<Arc<Skeleton>> {
+        let roles: Vec<Role> = messages.iter().map(|m| m.role).collect();
+        if let Some(known) = self.skeletons.get(&roles) {
+            return known;
+        }
+        let skeleton = Skeleton::of_roles(&self.template, messages).map(Arc::new);
+        self.skeletons.insert(roles, skeleton.clone());
+        skeleton
+    }
+
+    /// Finds the assistant's contents in a dialogue of its own kind, and checks some of its prompts: those at the first turn,
+    /// the last and one between, which is another one from dialogue to dialogue. To render every prompt would take time that
+    /// grows with the square of the turns.
+    fn locate(&self, messages: &[Message], values: &[Value], text: &str) -> Result<Contents> {
+        let skeleton = Skeleton::of_dialogue(&self.template, messages, values, text)?;
+        let Some(contents) = skeleton.and_then(|skeleton| skeleton.fill(messages, text)) else {
+            bail!(
+                "the chat template rewrites the assistant's messages, so that their answers cannot be found"
+            )
+        };
+        let places = &contents.places;
+        if let Some(missing) = assistant_messages(messages).find(|i| !places.iter().any(|(j, _)| i == j)) {
+            bail!("the chat template leaves out the assistant's message {missing}")
+        }
+        let (between, last) = (text.len() % places.len().max(1), places.len().saturating_sub(1));
+        let checked = places.iter().enumerate().filter(|(i, _)| [0, between, last].contains(i));
+        self.check_prompts(values, text, checked.map(|(_, place)| place))?;
+        Ok(contents)
+    }
+
+    /// Checks that the text begins with the prompts for assistant's turns, and the contents follow them.
+    fn check_prompts<'a>(
         &self,
         values: &[Value],
         text: &str,
-        found: &[(usize, Range<usize>, Trim)],
+        places: impl IntoIterator<Item = &'a (usize, Range<usize>)>,
     ) -> Result<()> {
-        let last = found.len().saturating_sub(1);
-        let between = text.len() % found.len().max(1);
-        let checked = |i: &usize| [0, between, last].contains(i);
-        for (_, (index, content, _)) in found.iter().enumerate().filter(|(i, _)| checked(i)) {
+        for (index, content) in places {
             let prompt = self.template.render_values(&values[..*index], true)?;
             ensure!(
                 text.starts_with(&prompt),
@@ -139,37 +182,6 @@ impl Renderer {
             );
         }
         Ok(())
-    }
-
-    /// For every assistant message: its index, the bytes of its content and what was trimmed.
-    ///
-    /// The dialogue is rendered once more with marks in place of these contents. What stands between the marks
-    /// is the template's own, so the text must be exactly that with the contents put back.
-    fn locate(
-        &self,
-        messages: &[Message],
-        values: &[Value],
-        text: &str,
-    ) -> Result<Vec<(usize, Range<usize>, Trim)>> {
-        let mark = unused_mark(text)?;
-        let mut marked = values.to_vec();
-        for (i, m) in assistant_messages(messages) {
-            marked[i] = message(m.role, &format!("{mark}{i}{mark}"));
-        }
-        let skeleton = self.template.render_values(&marked, false)?;
-        // Marks come in pairs, so every second part is the index of a message.
-        let parts: Vec<&str> = skeleton.split(mark).collect();
-        for trim in Trim::ALL {
-            if let Some(found) = fill(&parts, messages, trim, text) {
-                return match assistant_messages(messages).find(|(i, _)| !found.iter().any(|(j, _)| i == j)) {
-                    Some((missing, _)) => {
-                        bail!("the chat template leaves out the assistant's message {missing}")
-                    }
-                    None => Ok(found.into_iter().map(|(i, range)| (i, range, trim)).collect()),
-                };
-            }
-        }
-        bail!("the chat template rewrites the assistant's messages, so that their answers cannot be found")
     }
 
     /// The template for other programs: the one in use, with what this program settles (the date, no thinking)
@@ -202,37 +214,6 @@ impl Renderer {
         }
         Ok(true)
     }
-}
-
-fn assistant_messages(messages: &[Message]) -> impl Iterator<Item = (usize, &Message)> {
-    messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant)
-}
-
-/// A character that the text does not have, from those that Unicode gives no meaning.
-fn unused_mark(text: &str) -> Result<char> {
-    ('\u{e000}'..='\u{f8ff}').find(|c| !text.contains(*c)).context("the text has every private-use character")
-}
-
-/// The text as the skeleton with every content put back: where each content stands first, or nothing if the text
-/// is anything else.
-fn fill(parts: &[&str], messages: &[Message], trim: Trim, text: &str) -> Option<Vec<(usize, Range<usize>)>> {
-    let mut found: Vec<(usize, Range<usize>)> = Vec::new();
-    let mut at = 0;
-    for (i, part) in parts.iter().enumerate() {
-        let literal = if i % 2 == 0 {
-            part
-        } else {
-            let index: usize = part.parse().ok()?;
-            let content = trim.apply(&messages.get(index)?.content);
-            if !found.iter().any(|(j, _)| *j == index) {
-                found.push((index, at..at + content.len()));
-            }
-            content
-        };
-        text.get(at..)?.strip_prefix(literal)?;
-        at += literal.len();
-    }
-    (at == text.len()).then_some(found)
 }
 
 /// The label's bytes in the text; an error (no range) if trimming took a part of it.
