@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::card::card;
 use super::model::{Source, TemplateArgs, adapter_folder, run_of, tokens_of};
+use super::output::size;
 use super::progress::Progress;
 use super::train::{self, TrainedOn};
 use super::{Context, Done, note, print};
@@ -375,10 +376,10 @@ fn check_space(args: &ExportArgs, base: &Source) -> Result<()> {
         .with_context(|| format!("cannot tell the free space at {}", nearest.display()))?;
     ensure!(
         free >= weights,
-        "the export needs about {:.1} GB at {}, where {:.1} GB are free",
-        weights as f64 / 1e9,
+        "the export needs about {} at {}, where {} are free",
+        size(weights),
         nearest.display(),
-        free as f64 / 1e9
+        size(free)
     );
     Ok(())
 }

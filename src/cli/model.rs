@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use clap::Args;
 
 use super::Context;
+use super::output::size;
 use crate::config::{CONFIG_FILE, RunConfig};
 use crate::device::{self, available_memory};
 use crate::error::usage;
@@ -217,12 +218,11 @@ impl Source {
         if needed <= free || on_disk.saturating_mul(WIDEST) < needed {
             return Ok(());
         }
-        let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         let smaller = Storage::NAMES
             .into_iter()
             .map(|(name, storage)| (name, self.weight_bytes(dtype, storage) as u64))
             .filter(|(_, bytes)| *bytes < needed && *bytes <= free)
-            .map(|(name, bytes)| format!("{name} takes {}", gigabytes(bytes)))
+            .map(|(name, bytes)| format!("{name} takes {}", size(bytes)))
             .reduce(|list, item| format!("{list}, {item}"));
         let way_out = match smaller {
             Some(list) => format!("quantised weights fit (--quantization, model.quantization): {list}"),
@@ -233,8 +233,8 @@ impl Source {
         bail!(
             "its weights take {}, and {} are free on {}. Is it in memory already, for another command (a run, a view, a \
              chat)? Its copy goes when that one ends. Otherwise {way_out}",
-            gigabytes(needed),
-            gigabytes(free),
+            size(needed),
+            size(free),
             device::name(device)
         )
     }

@@ -50,6 +50,15 @@ pub(super) fn print_problems(file: &Path, problems: &[Problem]) {
     }
 }
 
+/// An amount of memory or disk space, for people.
+pub(super) fn size(bytes: u64) -> String {
+    if bytes < 1_000_000_000 {
+        format!("{:.0} MB", bytes as f64 / 1e6)
+    } else {
+        format!("{:.2} GB", bytes as f64 / 1e9)
+    }
+}
+
 /// Prints a result for programs.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     write_out(&serde_json::to_string(value)?);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::eval::TestSet;
 use super::model::{Source, adapter_folder, run_folder, run_of};
-use super::output::manner;
+use super::output::{manner, size};
 use super::plan::{self, Lengths, Setting};
 use super::progress::Progress;
 use super::{Context, Done, eval, note, print, print_json, program, teach};
@@ -411,8 +411,7 @@ impl Job {
 
 fn describe(record: &crate::train::metrics_log::StepRecord) -> String {
     let kl = record.kl.map(|kl| format!("  KL {kl:.5}")).unwrap_or_default();
-    let memory =
-        record.peak_memory_bytes.map(|b| format!("  peak {:.2} GB", b as f64 / 1e9)).unwrap_or_default();
+    let memory = record.peak_memory_bytes.map(|b| format!("  peak {}", size(b))).unwrap_or_default();
     format!("loss {:.5}{kl}  {:.0} tokens/s{memory}", record.loss, record.tokens_per_second)
 }
 
@@ -767,11 +766,10 @@ fn check_disk_space(config: &RunConfig, source: &Source) -> Result<()> {
         .with_context(|| format!("cannot tell the free space at {}", run_dir.display()))?;
     if free < needed {
         bail!(
-            "{}: the checkpoints need {:.1} GB, but only {:.1} GB are free; lower train.keep_last ({}) or choose \
-             another run.dir",
+            "{}: the checkpoints need {}, but only {} are free; lower train.keep_last ({}) or choose another run.dir",
             run_dir.display(),
-            needed as f64 / 1e9,
-            free as f64 / 1e9,
+            size(needed),
+            size(free),
             config.train.keep_last
         );
     }

@@ -19,7 +19,7 @@ pub struct Problem {
 }
 
 /// How much of a file is read at once: enough to share among all cores, little beside anything else in memory.
-const PART: u64 = 4 << 20;
+const PART: u64 = 1 << 20;
 
 /// Calls `f` with every non-blank line of a file and its number; what `f` finds wrong with a line, and lines that are
 /// no text, make the problems.

@@ -499,7 +499,7 @@ impl Block {
         };
         let mut attention_grad = None;
         backward([(&self.o, &branch_grad)], &trace.attention, Some(&mut attention_grad), (run, at), grads)?;
-        let (dq, dk, dv) = attention::backward(
+        let (mut dq, mut dk, dv) = attention::backward(
             (&trace.q, &trace.k, &trace.v),
             &trace.attention,
             &trace.saved,
@@ -509,7 +509,8 @@ impl Block {
         )?;
         let angles = &run.angles[self.kind.rope];
         let q_angles = angles_at(angles, at)?;
-        let (mut dq, mut dk) = (rope::backward(&dq, &q_angles)?, rope::backward(&dk, angles)?);
+        dq = rope::backward(&dq, &q_angles)?;
+        dk = rope::backward(&dk, angles)?;
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.qk_norms, &trace.raw_qk) {
             dq = q_norm.per_head_backward(q, &dq, config, grads)?;
             dk = k_norm.per_head_backward(k, &dk, config, grads)?;

@@ -44,9 +44,9 @@ pub struct Memory {
     pub weights: usize,
     /// Trained parameters in f32 and in the dtype of activations, their gradients and AdamW's two moments.
     pub trained: usize,
-    /// What the forward keeps for the backward.
+    /// What the forward keeps of all blocks for the backward, but for the one that is being worked on.
     pub kept: usize,
-    /// What exists besides while one block, or the head, is being worked on.
+    /// That block, and what exists besides while it, or the head, is being worked on.
     pub working: usize,
 }
 
@@ -85,28 +85,22 @@ pub fn plan(work: &Work) -> Memory {
     let every_row = 2 * d + 2 * kv + flag(model.qk_norm, kv);
     // What experts compute is computed again by the backward.
     let gate_up = flag(model.routing.is_none(), 2 * f);
-    let asked_rows = d + 2 * q + flag(model.qk_norm, q) + 2 * d + gate_up + flag(model.post_norms, 2 * d);
+    let asked_rows = 2 * d + 2 * q + flag(model.qk_norm, q) + gate_up + flag(model.post_norms, 2 * d);
     let log_sum_exp = 4 * model.num_attention_heads;
     let trace = tokens * ((every_row + asked_rows) * size + log_sum_exp);
     let last_trace = tokens * every_row * size + answers * (asked_rows * size + log_sum_exp);
-    let layers = model.num_layers();
+    let others = model.num_layers() - 1;
+    // Of the block that is being worked on, all is working space.
     let kept = match work.keep {
-        Keep::Everything => (layers - 1) * trace + last_trace,
-        Keep::BlockInputs => layers * tokens * d * size,
+        Keep::Everything => others.saturating_sub(1) * trace,
+        Keep::BlockInputs => others * tokens * d * size,
         Keep::Nothing | Keep::KeysValues => tokens * d * size,
     };
+    // While the last block is being worked on, the one before it is kept whole.
+    let before_last = if work.keep == Keep::Everything && others > 0 { trace } else { 0 };
 
-    // The MLP's backward: the activation and its gradient, those of gate and up, and the running gradients.
-    // Of experts, the inputs, outputs and gradients of each choice instead.
-    let backward = match model.routing {
-        Some(routing) => tokens * (4 * f + (4 + 2 * routing.per_token) * d) * size,
-        None => tokens * (4 * f + 4 * d) * size,
-    };
-    let scores = match work.whole_scores {
-        true => work.longest * work.longest * model.num_attention_heads * SCORE_BYTES,
-        false => 0,
-    };
-    let again = if work.keep == Keep::BlockInputs { trace } else { 0 };
+    // The backward of gate, up and down: the output's gradient, and the activation's with those that it becomes; then those of
+    // gate and up with the dense weights, and what is multiplied in another dtype than it is kept.
     let dense = match storage {
         Storage::Dense => 0,
         Storage::Bf16 if dtype == DType::BF16 => 0,
@@ -116,12 +110,27 @@ pub fn plan(work: &Work) -> Memory {
                 + if dtype == DType::BF16 && activations == dtype { d * f * 4 } else { 0 }
         }
     };
-    // What is multiplied in another dtype than it is kept: the gradients of gate and up.
-    let rounded = if dtype == activations { 0 } else { tokens * 2 * f * dtype.size_in_bytes() };
+    let rounded = |width: usize| flag(dtype != activations, tokens * width * dtype.size_in_bytes());
+    let mlp = match model.routing {
+        // The inputs, outputs and gradients of each choice.
+        Some(routing) => tokens * (4 * f + (4 + 2 * routing.per_token) * d) * size + dense + rounded(2 * f),
+        None => (tokens * (d + 3 * f) * size).max(tokens * (2 * d + 2 * f) * size + dense + rounded(2 * f)),
+    };
+    // That of attention: the block's gradient and the MLP's, those of q, k and v, and what comes before and after them.
+    let scores = match work.whole_scores {
+        true => work.longest * work.longest * model.num_attention_heads * SCORE_BYTES,
+        false => 0,
+    };
+    let before = tokens * (2 * d + 2 * q + 2 * kv) * size;
+    let after = tokens * (4 * d + q + 2 * kv) * size + rounded(q + 2 * kv);
+    let backward = mlp.max(before + scores).max(after);
+    // That of the last block, which has few rows but for keys and values, and the head.
+    let last = tokens * (3 * d + 2 * kv) * size;
     let rows = answers.min((LOGITS_AT_ONCE / model.vocab_size).max(1));
     let wide = if activations == DType::F64 { 8 } else { 4 };
     let head = rows * model.vocab_size * (size + 2 * wide);
-    Memory { weights, trained, kept, working: head.max(backward.max(scores) + again + dense + rounded) }
+    let at_last = before_last + last_trace + last.max(head);
+    Memory { weights, trained, kept, working: at_last.max(trace + backward) }
 }
 
 #[cfg(test)]

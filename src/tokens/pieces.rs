@@ -16,7 +16,7 @@ use tokenizers::AddedToken;
 use super::tokenizer::Encoded;
 
 /// Bytes that the pieces in memory may take.
-const CAPACITY: u64 = 16 << 20;
+const CAPACITY: u64 = 6 << 20;
 
 /// The pieces of the texts of one tokenizer, those that came up lately in memory.
 pub(super) struct Pieces {

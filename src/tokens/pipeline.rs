@@ -264,7 +264,7 @@ impl Pipeline {
         self.check_length(encoded.ids.len() + prefix(bos).len())?;
 
         let mut finder = LabelFinder::new(&self.tokenizer, &rendered.text, &encoded);
-        let mut targets = Vec::new();
+        let mut targets = Vec::with_capacity(episode.answers().count());
         let labels = rendered.turns.iter().filter_map(|turn| Some((turn.message, turn.label.as_ref()?)));
         for ((answer, observations), (message, label)) in episode.answers().zip(labels) {
             let found = finder
@@ -330,6 +330,7 @@ impl Pipeline {
                 .extend((content.start..last).filter_map(|i| (i + shift).checked_sub(1)).map(|p| p as u32));
         }
         positions.retain(|p| targets.binary_search_by_key(p, |t| t.position).is_err());
+        positions.shrink_to_fit();
         positions
     }
 
