@@ -143,3 +143,37 @@ fn the_plan_is_what_a_process_measures() {
         assert!((planned / peak - 1.0).abs() < 0.1, "{arguments:?}: planned {planned}, measured {peak}");
     }
 }
+
+/// What `plan` says of a config is what its training measures, episodes and program included. A tiny model, so that nothing
+/// hides behind its weights.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_plan_is_what_a_training_measures() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = format!("run.dir={}", dir.path().display());
+    for checkpointing in ["none", "block"] {
+        let checkpointing = format!("train.checkpointing={checkpointing}");
+        let name = format!("run.name={}", checkpointing.replace('.', "-"));
+        let settings = [&run_dir, &checkpointing, &name, "train.max_steps=2", "eval.episodes=4"];
+        let command = |what: &str| {
+            let output = Command::cargo_bin("bayesteach")
+                .unwrap()
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .args([what, "configs/quickstart.toml"])
+                .args(settings.iter().flat_map(|setting| ["--set", setting]))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let said = command("plan");
+        let planned = said.lines().find_map(|line| line.strip_prefix("memory ")).unwrap();
+        let planned: f64 = planned.trim().split_once(" MB at the peak").unwrap().0.parse().unwrap();
+        command("train");
+        let run = name.strip_prefix("run.name=").unwrap();
+        let log = std::fs::read_to_string(dir.path().join(run).join("metrics.jsonl")).unwrap();
+        let steps = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let peak = steps.filter_map(|step| step["peak_memory_bytes"].as_f64()).last().unwrap() / 1e6;
+        assert!((planned / peak - 1.0).abs() < 0.1, "{checkpointing}: planned {planned}, measured {peak}");
+    }
+}
