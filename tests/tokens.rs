@@ -395,6 +395,39 @@ fn what_other_dialogues_said_changes_nothing() {
 }
 
 #[test]
+fn prompts_that_depend_on_what_is_said_are_noticed() {
+    let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                  {% if add_generation_prompt %}<|im_start|>assistant\n\
+                  {% if 'think' in messages[-1].content %}<think>\n{% endif %}{% endif %}";
+    let template = ChatTemplate::new(source, &SpecialTokens::new(), DATE).unwrap();
+    let renderer = Renderer::new(template, true).unwrap();
+    let ask = |questions: &[&str]| {
+        let turns = questions.iter().flat_map(|question| [user(question), answer("{}", &["A", "B"], 0)]);
+        renderer.render(&turns.collect::<Vec<_>>())
+    };
+    ask(&["U", "V", "W"]).unwrap();
+    for dialogue in [["think", "V", "W"], ["U", "think", "W"], ["U", "V", "think"]] {
+        assert_says(&error_of(ask(&dialogue)), &["differently", "tokens.template"]);
+    }
+}
+
+#[test]
+fn contents_stand_where_the_template_puts_them_whatever_space_is_around() {
+    // A line feed before the answer is trimmed, one behind the question is not.
+    let source = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}{{ m.content | trim }}{% endif %}\
+                  {{ '\n' }}{% endfor %}";
+    let template = ChatTemplate::new(source, &SpecialTokens::new(), DATE).unwrap();
+    let renderer = Renderer::new(template, true).unwrap();
+    for (question, said) in [("Q", "{}"), ("Q\n", "\n{}"), ("\nQ", "{}\n"), (" Q ", " {} ")] {
+        let dialogue = [user(question), answer(said, &["A", "B"], 0), user(question)];
+        let rendered = renderer.render(&dialogue).unwrap();
+        let turn = &rendered.turns[0];
+        assert_eq!(turn.content, question.len() + 1..question.len() + 2, "{question:?}, {said:?}");
+        assert_eq!(turn.label, Some(turn.content.clone()));
+    }
+}
+
+#[test]
 fn exactly_one_bos() {
     for (family, expected) in [("gemma", "<bos>"), ("llama2", "<s>"), ("llama3", "<|begin_of_text|>")] {
         let pipeline = pipeline(family);

@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn pieces_keep_what_is_written_to_them() {
         for align in [1, 8, 16, 32, 64, 4096] {
-            for size in [100, LARGE - 1, LARGE, 100_000, 40 << 20] {
-                for other in [50, LARGE, 60_000, 41 << 20] {
+            for size in [100, LARGE - 1, LARGE, 100_000] {
+                for other in [50, LARGE, 60_000, 2 << 20] {
                     let layout = Layout::from_size_align(size, align).expect("a layout");
                     unsafe {
                         let zeroed = Allocator.alloc_zeroed(layout);

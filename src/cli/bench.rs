@@ -163,6 +163,7 @@ fn measure(args: &BenchArgs, config: &ModelConfig, dtype: DType, device: &Device
         storage,
         weights: memory::weights(config, dtype, storage),
         adapter: Some(lora.parameter_count(config)),
+        dropout: lora.dropout > 0.0,
         tokens: args.seq * args.batch,
         answers: args.answers * args.batch,
         longest: args.seq,

@@ -86,6 +86,7 @@ impl Setting<'_> {
             storage: self.source.storage(self.storage),
             weights: self.source.weight_bytes(self.dtype, self.storage),
             adapter: self.config.adapter_parameters(model),
+            dropout: self.config.lora.dropout > 0.0,
             tokens,
             answers,
             longest: self.config.prefix_len() + self.lengths.tokens.iter().max().copied().unwrap_or(0),

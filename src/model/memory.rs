@@ -25,6 +25,8 @@ pub struct Work<'a> {
     pub weights: usize,
     /// Parameters of the adapter; all weights are trained where there is none.
     pub adapter: Option<usize>,
+    /// Whether the adapter has dropout.
+    pub dropout: bool,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Answers among them.
@@ -42,7 +44,8 @@ pub struct Work<'a> {
 pub struct Memory {
     /// The base's weights.
     pub weights: usize,
-    /// Trained parameters in f32 and in the dtype of activations, their gradients and AdamW's two moments.
+    /// Trained parameters in f32 and in the dtype of activations where they are not the base's, their gradients and AdamW's two
+    /// moments.
     pub trained: usize,
     /// What the forward keeps of all blocks for the backward, but for the one that is being worked on.
     pub kept: usize,
@@ -75,7 +78,8 @@ pub fn plan(work: &Work) -> Memory {
     let size = activations.size_in_bytes();
     let trained = match work.adapter {
         Some(parameters) => parameters * (4 * 4 + size),
-        None => model.parameter_count() * (4 * 4),
+        // What is trained are the base's weights themselves.
+        None => model.parameter_count() * (3 * 4),
     };
 
     let (d, f) = (model.hidden_size, model.intermediate_size);
@@ -110,11 +114,17 @@ pub fn plan(work: &Work) -> Memory {
                 + if dtype == DType::BF16 && activations == dtype { d * f * 4 } else { 0 }
         }
     };
-    let rounded = |width: usize| flag(dtype != activations, tokens * width * dtype.size_in_bytes());
-    let mlp = match model.routing {
+    let rounded =
+        |rows: usize, width: usize| flag(dtype != activations, rows * width * dtype.size_in_bytes());
+    // Composed of tensor operations, as on GPUs, the adapter's part is added to the base's; and a mask is multiplied first.
+    let on_gpu = activations == DType::BF16;
+    let at_down = d + (3 + usize::from(on_gpu || work.dropout) + 2 * usize::from(on_gpu && work.dropout)) * f;
+    let mlp = |rows: usize| match model.routing {
         // The inputs, outputs and gradients of each choice.
-        Some(routing) => tokens * (4 * f + (4 + 2 * routing.per_token) * d) * size + dense + rounded(2 * f),
-        None => (tokens * (d + 3 * f) * size).max(tokens * (2 * d + 2 * f) * size + dense + rounded(2 * f)),
+        Some(routing) => {
+            rows * (4 * f + (4 + 2 * routing.per_token) * d) * size + dense + rounded(rows, 2 * f)
+        }
+        None => (rows * at_down * size).max(rows * (2 * d + 2 * f) * size + dense + rounded(rows, 2 * f)),
     };
     // That of attention: the block's gradient and the MLP's, those of q, k and v, and what comes before and after them.
     let scores = match work.whole_scores {
@@ -122,15 +132,17 @@ pub fn plan(work: &Work) -> Memory {
         false => 0,
     };
     let before = tokens * (2 * d + 2 * q + 2 * kv) * size;
-    let after = tokens * (4 * d + q + 2 * kv) * size + rounded(q + 2 * kv);
-    let backward = mlp.max(before + scores).max(after);
-    // That of the last block, which has few rows but for keys and values, and the head.
-    let last = tokens * (3 * d + 2 * kv) * size;
+    let after = tokens * (4 * d + q + 2 * kv) * size + rounded(tokens, q + 2 * kv);
+    let backward = mlp(tokens).max(before + scores).max(after);
+    // That of the last block, of whose rows few may be asked for, and the head.
+    let before = (answers * (2 * d + 2 * q) + tokens * 2 * kv) * size;
+    let after = (answers * (d + q) + tokens * (3 * d + 2 * kv)) * size + rounded(tokens, 2 * kv);
     let rows = answers.min((LOGITS_AT_ONCE / model.vocab_size).max(1));
     let wide = if activations == DType::F64 { 8 } else { 4 };
     let head = rows * model.vocab_size * (size + 2 * wide);
-    let at_last = before_last + last_trace + last.max(head);
-    Memory { weights, trained, kept, working: at_last.max(trace + backward) }
+    let at_last = before_last + last_trace + mlp(answers).max(before + scores).max(after).max(head);
+    let at_others = if others > 0 { trace + backward } else { 0 };
+    Memory { weights, trained, kept, working: at_last.max(at_others) }
 }
 
 #[cfg(test)]
@@ -153,6 +165,7 @@ mod tests {
                 storage: Storage::Q4K,
                 weights: weights(&model, DType::BF16, Storage::Q4K),
                 adapter: Some(lora.parameter_count(&model)),
+                dropout: false,
                 tokens: 2048,
                 answers: 60,
                 longest: 2048,
@@ -175,6 +188,7 @@ mod tests {
                 storage,
                 weights: weights(&model, DType::F32, storage),
                 adapter: None,
+                dropout: false,
                 tokens: 1,
                 answers: 1,
                 longest: 1,
@@ -186,6 +200,6 @@ mod tests {
         let rest = 32_000 * 512 + 8 * 2 * 512 + 512;
         assert_eq!(with(Storage::Dense).weights, 4 * (linears + rest));
         assert_eq!(with(Storage::Q4K).weights, linears / 16 * 9 + 4 * rest);
-        assert_eq!(with(Storage::Dense).trained, 16 * (linears + rest));
+        assert_eq!(with(Storage::Dense).trained, 12 * (linears + rest));
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use daachorse::{DoubleArrayAhoCorasick, DoubleArrayAhoCorasickBuilder, MatchKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -114,9 +114,10 @@ impl Pieces {
             Some(tokens) => tokens,
             None => {
                 let Encoded { ids, offsets } = encode(&[self.cut.as_str(), piece].concat())?;
-                let within = |at: usize| (at - self.cut.len()) as u32;
-                let of = |(id, (start, end))| Token { id, start: within(start), end: within(end) };
-                let tokens: Arc<[Token]> = ids.into_iter().zip(offsets).skip(1).map(of).collect();
+                let within = |at: usize| Some(at.checked_sub(self.cut.len())? as u32);
+                let of = |(id, (start, end))| Some(Token { id, start: within(start)?, end: within(end)? });
+                let tokens: Option<Arc<[Token]>> = ids.into_iter().zip(offsets).skip(1).map(of).collect();
+                let tokens = tokens.context("the tokenizer gives a token the place of the one before it")?;
                 self.cache.insert(piece.to_owned(), Arc::clone(&tokens));
                 tokens
             }

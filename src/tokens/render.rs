@@ -8,7 +8,7 @@ use minijinja::Value;
 use quick_cache::sync::Cache;
 
 use super::per_turn::{self, Trim, quoted};
-use super::skeleton::{Contents, Skeleton, assistant_messages};
+use super::skeleton::{Contents, MOST_PROMPTS, Skeleton, assistant_messages};
 use super::template::{ChatTemplate, message};
 use crate::episode::{Message, Role};
 
@@ -116,8 +116,11 @@ impl Renderer {
         let skeleton = self.skeleton(messages);
         let contents = match skeleton.and_then(|skeleton| skeleton.fill(messages, &text)) {
             Some(contents) if contents.places.len() == assistant_messages(messages).count() => {
-                // The skeleton's prompts are right. That of the last turn has most of what the dialogue says in it.
-                self.check_prompts(&values, &text, contents.places.last())?;
+                // The skeleton's prompts are right, whatever is said. With what is said here, those of the first turn and the
+                // last are looked at, and one between, which is another one from dialogue to dialogue.
+                let last = contents.places.len().saturating_sub(1);
+                let between = text.len() % contents.places.len().max(1);
+                self.check_prompts(&values, &text, &contents.places, |i| [0, between, last].contains(&i))?;
                 contents
             }
             _ => self.locate(messages, &values, &text)?,
@@ -142,9 +145,8 @@ impl Renderer {
         skeleton
     }
 
-    /// Finds the assistant's contents in a dialogue of its own kind, and checks some of its prompts: those at the first turn,
-    /// the last and one between, which is another one from dialogue to dialogue. To render every prompt would take time that
-    /// grows with the square of the turns.
+    /// Finds the assistant's contents in a dialogue of its own kind, and checks some of its prompts. To render every prompt
+    /// would take time that grows with the square of the turns.
     fn locate(&self, messages: &[Message], values: &[Value], text: &str) -> Result<Contents> {
         let skeleton = Skeleton::of_dialogue(&self.template, messages, values, text)?;
         let Some(contents) = skeleton.and_then(|skeleton| skeleton.fill(messages, text)) else {
@@ -156,20 +158,21 @@ impl Renderer {
         if let Some(missing) = assistant_messages(messages).find(|i| !places.iter().any(|(j, _)| i == j)) {
             bail!("the chat template leaves out the assistant's message {missing}")
         }
-        let (between, last) = (text.len() % places.len().max(1), places.len().saturating_sub(1));
-        let checked = places.iter().enumerate().filter(|(i, _)| [0, between, last].contains(i));
-        self.check_prompts(values, text, checked.map(|(_, place)| place))?;
+        let (step, last) = (places.len().div_ceil(MOST_PROMPTS).max(1), places.len().saturating_sub(1));
+        self.check_prompts(values, text, places, |i| i % step == 0 || i == last)?;
         Ok(contents)
     }
 
-    /// Checks that the text begins with the prompts for assistant's turns, and the contents follow them.
-    fn check_prompts<'a>(
+    /// Checks that the text begins with the prompts for the assistant's turns for which `checked`, and the contents follow
+    /// them.
+    fn check_prompts(
         &self,
         values: &[Value],
         text: &str,
-        places: impl IntoIterator<Item = &'a (usize, Range<usize>)>,
+        places: &[(usize, Range<usize>)],
+        checked: impl Fn(usize) -> bool,
     ) -> Result<()> {
-        for (index, content) in places {
+        for (_, (index, content)) in places.iter().enumerate().filter(|(i, _)| checked(*i)) {
             let prompt = self.template.render_values(&values[..*index], true)?;
             ensure!(
                 text.starts_with(&prompt),

@@ -34,8 +34,8 @@ pub(super) struct Contents {
     pub(super) trim: Trim,
 }
 
-/// How many prompts of a dialogue are compared with its skeleton, about.
-const MOST_PROMPTS: usize = 6;
+/// How many prompts of a dialogue are compared with a skeleton or with its text, about.
+pub(super) const MOST_PROMPTS: usize = 6;
 
 impl Skeleton {
     /// That of every dialogue with the roles of this one, with gaps for all contents. None where the prompts of its turns
@@ -88,13 +88,22 @@ impl Skeleton {
     }
 
     /// Where the assistant's contents stand first in a text that is this skeleton with the contents of `messages` put back,
-    /// some white space trimmed off. None if the text is anything else.
+    /// some white space trimmed off. None if the text is anything else, or could be read in two ways.
     pub(super) fn fill(&self, messages: &[Message], text: &str) -> Option<Contents> {
-        let trims = Trim::ALL.into_iter().flat_map(|trim| Trim::ALL.map(|others| (trim, others)));
-        trims.into_iter().find_map(|(trim, others)| {
-            let places = self.fill_trimmed(messages, trim, others, text)?;
-            Some(Contents { places, trim })
-        })
+        // Most contents have no white space to trim.
+        let all = if messages.iter().all(|m| m.content.trim() == m.content) { 1 } else { Trim::ALL.len() };
+        let mut contents: Option<Contents> = None;
+        for &trim in &Trim::ALL[..all] {
+            for &others in &Trim::ALL[..all] {
+                let Some(places) = self.fill_trimmed(messages, trim, others, text) else { continue };
+                match &contents {
+                    Some(known) if known.places != places => return None,
+                    Some(_) => {}
+                    None => contents = Some(Contents { places, trim }),
+                }
+            }
+        }
+        contents
     }
 
     /// `trim` is for the assistant's contents, `others` for those of other roles.
