@@ -173,7 +173,7 @@ fn the_plan_is_what_a_training_measures() {
         let run = name.strip_prefix("run.name=").unwrap();
         let log = std::fs::read_to_string(dir.path().join(run).join("metrics.jsonl")).unwrap();
         let steps = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let peak = steps.filter_map(|step| step["peak_memory_bytes"].as_f64()).last().unwrap() / 1e6;
+        let peak = steps.filter_map(|step| step["peak_memory_bytes"].as_f64()).next_back().unwrap() / 1e6;
         assert!((planned / peak - 1.0).abs() < 0.1, "{checkpointing}: planned {planned}, measured {peak}");
     }
 }
