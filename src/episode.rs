@@ -133,7 +133,7 @@ impl Episode {
         self.problems().into_result()
     }
 
-    pub(crate) fn problems(&self) -> Problems {
+    fn problems(&self) -> Problems {
         let mut problems = Problems::default();
         problems.unless(self.format_version == FORMAT_VERSION, || {
             format!("format_version is {}, this program reads {FORMAT_VERSION}", self.format_version)
@@ -208,20 +208,26 @@ pub(crate) fn check_distribution(name: &str, probs: &[f64], options: usize, prob
 /// Names the file, the line and the problem.
 pub fn read(path: &Path) -> Result<Vec<Episode>> {
     let mut episodes = Vec::new();
-    let parse = |_, line: &str| {
-        let episode: Episode = parse_json(line)?;
-        let mut problems = Problems::default();
-        problems.of(&format!("episode {:?}", episode.id), episode.problems());
-        let problems = problems.into_vec();
-        if problems.is_empty() { Ok(episode) } else { Err(problems) }
-    };
-    let problems = scan_in_parallel(path, parse, |_, episode| {
-        episodes.push(episode);
-        Ok(())
-    })?;
+    let problems = scan_in_parallel(
+        path,
+        |_, line| parse(line),
+        |_, episode| {
+            episodes.push(episode);
+            Ok(())
+        },
+    )?;
     refuse(path, &problems)?;
     ensure!(!episodes.is_empty(), "{}: no episodes in it", path.display());
     Ok(episodes)
+}
+
+/// The episode of one line, or all that is wrong with it.
+pub(crate) fn parse(line: &str) -> Result<Episode, Vec<String>> {
+    let episode: Episode = parse_json(line)?;
+    let mut problems = Problems::default();
+    problems.of(&format!("episode {:?}", episode.id), episode.problems());
+    let problems = problems.into_vec();
+    if problems.is_empty() { Ok(episode) } else { Err(problems) }
 }
 
 /// Writes one episode as a line.

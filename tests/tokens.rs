@@ -420,10 +420,13 @@ fn contents_stand_where_the_template_puts_them_whatever_space_is_around() {
     let renderer = Renderer::new(template, true).unwrap();
     for (question, said) in [("Q", "{}"), ("Q\n", "\n{}"), ("\nQ", "{}\n"), (" Q ", " {} ")] {
         let dialogue = [user(question), answer(said, &["A", "B"], 0), user(question)];
-        let rendered = renderer.render(&dialogue).unwrap();
-        let turn = &rendered.turns[0];
-        assert_eq!(turn.content, question.len() + 1..question.len() + 2, "{question:?}, {said:?}");
-        assert_eq!(turn.label, Some(turn.content.clone()));
+        // Without what follows, the same text could also be read the other way round.
+        for dialogue in [&dialogue[..], &dialogue[..2]] {
+            let rendered = renderer.render(dialogue).unwrap();
+            let turn = &rendered.turns[0];
+            assert_eq!(turn.content, question.len() + 1..question.len() + 2, "{question:?}, {said:?}");
+            assert_eq!(turn.label, Some(turn.content.clone()));
+        }
     }
 }
 

@@ -31,9 +31,13 @@ fn whole(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(layout.size().checked_add(layout.align())?, BOUNDARY).ok()
 }
 
-/// A piece within `whole`, which is null or has room for it behind at least one boundary.
-#[expect(unsafe_code, reason = "there are BOUNDARY bytes or more before the piece")]
-unsafe fn cut(whole: *mut u8, layout: Layout) -> *mut u8 {
+/// A large piece, of what `allocate` gives.
+#[expect(unsafe_code, reason = "there are BOUNDARY bytes or more before a piece that is cut")]
+unsafe fn large(layout: Layout, allocate: impl Fn(Layout) -> *mut u8) -> *mut u8 {
+    if !is_cut(layout) {
+        return allocate(layout);
+    }
+    let whole = whole(layout).map_or(null_mut(), allocate);
     if whole.is_null() {
         return whole;
     }
@@ -48,22 +52,18 @@ unsafe fn cut(whole: *mut u8, layout: Layout) -> *mut u8 {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         unsafe {
-            match (is_large(layout), is_cut(layout)) {
-                (false, _) => MiMalloc.alloc(layout),
-                (true, false) => System.alloc(layout),
-                (true, true) => whole(layout).map_or(null_mut(), |whole| cut(System.alloc(whole), layout)),
+            match is_large(layout) {
+                true => large(layout, |layout| System.alloc(layout)),
+                false => MiMalloc.alloc(layout),
             }
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         unsafe {
-            match (is_large(layout), is_cut(layout)) {
-                (false, _) => MiMalloc.alloc_zeroed(layout),
-                (true, false) => System.alloc_zeroed(layout),
-                (true, true) => {
-                    whole(layout).map_or(null_mut(), |whole| cut(System.alloc_zeroed(whole), layout))
-                }
+            match is_large(layout) {
+                true => large(layout, |layout| System.alloc_zeroed(layout)),
+                false => MiMalloc.alloc_zeroed(layout),
             }
         }
     }

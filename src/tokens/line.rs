@@ -131,9 +131,7 @@ fn one() -> f32 {
 fn parse_line(text: &str, number: usize) -> Result<Line, Vec<String>> {
     let tokenised = text.contains("\"input_ids\"") && episode::parse_json::<Kind>(text)?.input_ids.is_some();
     if !tokenised {
-        let episode: Episode = episode::parse_json(text)?;
-        let found = named(&format!("episode {:?}", episode.id), episode.problems());
-        return if found.is_empty() { Ok(Line::Episode(episode)) } else { Err(found) };
+        return episode::parse(text).map(Line::Episode);
     }
     let line: TokenisedLine = episode::parse_json(text)?;
     let mut problems = Problems::default();
@@ -158,12 +156,8 @@ fn parse_line(text: &str, number: usize) -> Result<Line, Vec<String>> {
     let (user, input_ids) = (line.user, line.input_ids);
     let sequence = Sequence { id, user, input_ids, targets, format_positions: Vec::new() };
     sequence.find_problems(None, &mut problems);
-    let found = named(&format!("sequence {:?}", sequence.id), problems);
+    let mut found = Problems::default();
+    found.of(&format!("sequence {:?}", sequence.id), problems);
+    let found = found.into_vec();
     if found.is_empty() { Ok(Line::Tokenised(sequence)) } else { Err(found) }
-}
-
-fn named(what: &str, problems: Problems) -> Vec<String> {
-    let mut all = Problems::default();
-    all.of(what, problems);
-    all.into_vec()
 }
